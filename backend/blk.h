@@ -1,0 +1,79 @@
+/* Bytes somewhere: the image file.
+ *
+ * struct blk can be read by anyone. struct blk_rw additionally proves that nobody else writes: it is
+ * made from a blk by taking the image lock that QEMU's tools use (OFD locks on bytes 100.. and 200..,
+ * so that qemu-img refuses while we hold it and we refuse while it does), and it alone can be
+ * written. struct blk_new is a file that has no name yet: it appears, whole, by blk_publish().
+ *
+ *     path --blk_open--> blk --blk_claim--> blk_rw          blk_new --blk_publish--> (a name)
+ *
+ * Nothing is opened twice by path; the descriptor that does the I/O carries the lock. All calls are
+ * synchronous, and none retries: after a failed flush nothing written since the last good one may be
+ * trusted. Offsets and lengths are bytes; any alignment.
+ */
+#ifndef NVKEEP_BACKEND_BLK_H
+#define NVKEEP_BACKEND_BLK_H
+
+#include <stdbool.h>
+
+#include "backend/offset.h"
+#include "src/base/err.h"
+
+struct blk;
+struct blk_rw;
+struct blk_new;
+
+/* What a kind of storage provides; the file is one, the tests' recording disk another. Every function
+ * returns 0, or -1 with *e (ERR_STORAGE unless said). */
+struct blk_ops {
+    int (*pread)(void *ctx, void *buf, size_t n, uint64_t off, struct err *e); /* all n bytes */
+    int (*pwrite)(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e);
+    int (*flush)(void *ctx, struct err *e);
+    int (*claim)(void *ctx, struct err *e); /* ERR_LOCKED */
+    void (*release)(void *ctx);
+    void (*close)(void *ctx);
+};
+
+enum blk_mode { BLK_READ_ONLY, BLK_READ_WRITE };
+
+/* Opens an existing regular file or block device; never creates, never follows a final symlink to
+ * something else than those two; never waits (FIFO). name is kept for messages, escaped.
+ * ERR_USAGE: no such file, a directory, a FIFO...; ERR_STORAGE: the system refused. */
+int blk_open(const char *path, enum blk_mode mode, struct blk **ret, struct err *e) MUST_CHECK;
+
+/* A blk over other storage. Takes ctx on success (ops->close). */
+int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char *name,
+                 struct blk **ret, struct err *e) MUST_CHECK;
+void blk_free(struct blk *b);
+DEFINE_OWNED(blk);
+
+uint64_t blk_size(const struct blk *b); /* at open, refreshed by blk_claim */
+const char *blk_name(const struct blk *b); /* escaped, for messages */
+void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino); /* 0 0: no file */
+
+/* ERR_STATE_CORRUPT where the range does not lie inside the file. */
+int blk_read(const struct blk *b, struct host at, void *buf, size_t n, struct err *e) MUST_CHECK;
+
+/* Taken on success (*b becomes NULL). ERR_LOCKED: somebody else holds the image; ERR_USAGE: opened
+ * read-only; ERR_STORAGE: locks cannot be had here (we never run unlocked). Two racing openers back
+ * off and retry for up to a second. */
+int blk_claim(struct blk **b, struct blk_rw **ret, struct err *e) MUST_CHECK;
+void blk_rw_free(struct blk_rw *w); /* lets the claim go, closes */
+DEFINE_OWNED(blk_rw);
+
+const struct blk *blk_of(const struct blk_rw *w); /* for reading; borrowed */
+int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n,
+              struct err *e) MUST_CHECK;
+int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync */
+
+/* A file of `size` bytes without a name in the directory of `path` (O_TMPFILE), claimed. Nothing is
+ * left behind if it is freed before it was published. ERR_USAGE when path exists already. */
+int blk_create(const char *path, uint64_t size, struct blk_new **ret, struct err *e) MUST_CHECK;
+void blk_new_free(struct blk_new *n);
+DEFINE_OWNED(blk_new);
+struct blk_rw *blk_new_rw(struct blk_new *n); /* for filling it; borrowed */
+/* Everything durable, then the name, then the directory durable. Never replaces a file
+ * (ERR_USAGE). Mode 0600 less the umask. */
+int blk_publish(struct blk_new **n, struct err *e) MUST_CHECK;
+
+#endif
