@@ -1,15 +1,15 @@
 /* Bytes somewhere: the image file.
  *
- * struct blk can be read by anyone. struct blk_rw additionally proves that nobody else writes: it is
- * made from a blk by taking the image lock that QEMU's tools use (OFD locks on bytes 100.. and 200..,
- * so that qemu-img refuses while we hold it and we refuse while it does), and it alone can be
- * written. struct blk_new is a file that has no name yet: it appears, whole, by blk_publish().
+ * struct blk can be read by anyone. struct blk_rw additionally proves that nobody else writes: it
+ * is made from a blk by taking the image lock that QEMU's tools use (OFD locks on bytes 100.. and
+ * 200.., so that qemu-img refuses while we hold it and we refuse while it does), and it alone can
+ * be written. struct blk_new is a file that has no name yet: it appears, whole, by blk_publish().
  *
  *     path --blk_open--> blk --blk_claim--> blk_rw          blk_new --blk_publish--> (a name)
  *
  * Nothing is opened twice by path; the descriptor that does the I/O carries the lock. All calls are
- * synchronous, and none retries: after a failed flush nothing written since the last good one may be
- * trusted. Offsets and lengths are bytes; any alignment.
+ * synchronous, and none retries: after a failed flush nothing written since the last good one may
+ * be trusted. Offsets and lengths are bytes; any alignment.
  */
 #ifndef NVKEEP_BACKEND_BLK_H
 #define NVKEEP_BACKEND_BLK_H
@@ -23,8 +23,8 @@ struct blk;
 struct blk_rw;
 struct blk_new;
 
-/* What a kind of storage provides; the file is one, the tests' recording disk another. Every function
- * returns 0, or -1 with *e (ERR_STORAGE unless said). */
+/* What a kind of storage provides; the file is one, the tests' recording disk another. Every
+ * function returns 0, or -1 with *e (ERR_STORAGE unless said). */
 struct blk_ops {
     int (*pread)(void *ctx, void *buf, size_t n, uint64_t off, struct err *e); /* all n bytes */
     int (*pwrite)(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e);
@@ -47,7 +47,7 @@ int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char
 void blk_free(struct blk *b);
 DEFINE_OWNED(blk);
 
-uint64_t blk_size(const struct blk *b); /* at open, refreshed by blk_claim */
+uint64_t blk_size(const struct blk *b);    /* at open, refreshed by blk_claim */
 const char *blk_name(const struct blk *b); /* escaped, for messages */
 void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino); /* 0 0: no file */
 

@@ -24,9 +24,9 @@ int image_verify(const char *path, const struct secret *pass, size_t pass_bytes,
 struct image_create {
     const char *path;
     enum device_kind device;
-    uint64_t size;         /* of the decrypted disk, bytes; 0: IMAGE_DEFAULT_BYTES */
-    unsigned cluster_bits; /* 0: 16 */
-    uint32_t iterations;   /* of the key slot */
+    uint64_t size;                    /* of the decrypted disk, bytes; 0: IMAGE_DEFAULT_BYTES */
+    unsigned cluster_bits;            /* 0: 16 */
+    uint32_t iterations;              /* of the key slot */
     const struct state_change *first; /* what the new store holds */
 };
 #define IMAGE_DEFAULT_BYTES (UINT64_C(1) << 20)

@@ -2,7 +2,8 @@
  *
  *     blk ---qcow_open---> qcow_image ---qcow_unlock---> qcow_volume ---qcow_attach---> qcow_disk
  *                              |             ^                                             |
- *                              +--recover----+ volume_key             blk_rw --qcow_arm----+--> qcow_disk_rw
+ *                              +--recover----+ volume_key             blk_rw --qcow_arm----+-->
+ * qcow_disk_rw
  *
  * holding a                 proves
  *   qcow_image              header, extensions, LUKS header, L1, L2 and refcounts were validated;
@@ -10,8 +11,8 @@
  *   volume_key              the passphrase was right
  *   qcow_volume             key and image in one hand: guest sectors can be read
  *   qcow_disk               the reference sector's MAC matched: this is an nvkeep store
- *   qcow_disk_rw            and the claim is held, and every sector of the store can be overwritten in
- *                           place: an ordinary write changes no qcow2 metadata
+ *   qcow_disk_rw            and the claim is held, and every sector of the store can be overwritten
+ * in place: an ordinary write changes no qcow2 metadata
  *
  * An image borrows the blk it was opened on; the blk must outlive it. Opening never writes.
  */
@@ -53,8 +54,9 @@ uint64_t qcow_volume_sectors(const struct qcow_volume *v);
 int qcow_volume_read(const struct qcow_volume *v, struct sector first, size_t n_sectors,
                      uint8_t *buf, struct err *e) MUST_CHECK;
 
-/* Reads and verifies the reference sector. ERR_STATE_EMPTY: sector 0 was never written (unallocated,
- * zero, or its ciphertext is all zero); ERR_STATE_FOREIGN; ERR_STATE_CORRUPT. Takes on success. */
+/* Reads and verifies the reference sector. ERR_STATE_EMPTY: sector 0 was never written
+ * (unallocated, zero, or its ciphertext is all zero); ERR_STATE_FOREIGN; ERR_STATE_CORRUPT. Takes
+ * on success. */
 int qcow_attach(struct qcow_volume **v, struct qcow_disk **ret, struct err *e) MUST_CHECK;
 void qcow_disk_free(struct qcow_disk *d);
 DEFINE_OWNED(qcow_disk);
@@ -78,7 +80,8 @@ int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sector
                     struct err *e) MUST_CHECK;
 int qcow_disk_flush(struct qcow_disk_rw *d, struct err *e) MUST_CHECK;
 
-/* What is in the clear, for a tool that has no key: also of images that qcow_open() would refuse. */
+/* What is in the clear, for a tool that has no key: also of images that qcow_open() would refuse.
+ */
 struct qcow_facts {
     struct qcow_header header;
     struct qcow_oddities odd;
@@ -95,7 +98,8 @@ struct qcow_check {
     uint64_t corruptions; /* lower, or COPIED wrong, or overlapping */
     char first[200];      /* a description of the first corruption, or of the first leak */
 };
-int qcow_check_image(const struct qcow_image *img, struct qcow_check *ret, struct err *e) MUST_CHECK;
+int qcow_check_image(const struct qcow_image *img, struct qcow_check *ret,
+                     struct err *e) MUST_CHECK;
 
 /* A new image, whole: everything is written through w except the header, then flushed, then the
  * header, then flushed. fill() is called once, with a writer for guest sectors, after all clusters
@@ -105,7 +109,7 @@ struct qcow_create {
     uint64_t size;         /* virtual size in bytes, multiple of 4096 */
     unsigned cluster_bits; /* 9 to 21; 16 unless there is a reason */
     uint8_t instance[16];
-    struct luks_header luks; /* with at least one slot sealed */
+    struct luks_header luks;               /* with at least one slot sealed */
     const uint8_t *material[LUKS_N_SLOTS]; /* of the sealed slots, NULL for the others */
 };
 /* Length of the file that qcow_format() will write. */

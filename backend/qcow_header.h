@@ -2,8 +2,8 @@
  *
  * A decoded header satisfies every rule that can be checked without reading further: sizes,
  * alignments, feature bits, that everything it names lies inside the file. What we do not support
- * is refused here, by name: backing file, external data file, extended L2, compression type, unknown
- * incompatible bits, legacy AES. The names of other files in it are never interpreted.
+ * is refused here, by name: backing file, external data file, extended L2, compression type,
+ * unknown incompatible bits, legacy AES. The names of other files in it are never interpreted.
  * [QCOW2 = qemu docs/interop/qcow2.txt]
  */
 #ifndef NVKEEP_BACKEND_QCOW_HEADER_H
@@ -17,7 +17,7 @@
 enum { QCOW_HEADER_MAX = 4096 }; /* what qcow_header_decode wants to see, or the whole file */
 
 enum {
-    QCOW_DIRTY = 1 << 0,   /* incompatible bits we know */
+    QCOW_DIRTY = 1 << 0, /* incompatible bits we know */
     QCOW_CORRUPT = 1 << 1,
 };
 
@@ -46,18 +46,18 @@ struct qcow_header {
     uint8_t instance[16];
 };
 
-/* Facts for `info`: what could be read although qcow_header_decode() may refuse it. Escaped text. */
+/* Facts for `info`: what could be read although qcow_header_decode() may refuse it. Escaped text.
+ */
 struct qcow_oddities {
     bool backing, data_file, legacy_aes, extended_l2;
 };
 
-/* bytes: the first min(file size, QCOW_HEADER_MAX) bytes... of a file of file_bytes. Where extensions
- * lie further (clusters above 4 KiB), the scan still ends at QCOW_HEADER_MAX and says so.
- * ret_oddities may be NULL; it is filled as far as decoding came, also on failure.
+/* bytes: the first min(file size, QCOW_HEADER_MAX) bytes... of a file of file_bytes. Where
+ * extensions lie further (clusters above 4 KiB), the scan still ends at QCOW_HEADER_MAX and says
+ * so. ret_oddities may be NULL; it is filled as far as decoding came, also on failure.
  * ERR_STATE_FOREIGN: not qcow2; ERR_STATE_CORRUPT: contradictory; ERR_UNSUPPORTED: by name. */
-int qcow_header_decode(const uint8_t *bytes, size_t n, uint64_t file_bytes,
-                       struct qcow_header *ret, struct qcow_oddities *ret_oddities,
-                       struct err *e) MUST_CHECK;
+int qcow_header_decode(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct qcow_header *ret,
+                       struct qcow_oddities *ret_oddities, struct err *e) MUST_CHECK;
 
 /* A new version 3 header with crypto and nvkeep extensions, END and zero padding up to
  * QCOW_HEADER_MAX; the extensions lie inside the first 512 bytes. */

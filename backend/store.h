@@ -1,12 +1,13 @@
 /* The record store: the newest state of one TPM, in two checkpoint areas and a log.
  *
- * A commit appends one record to the log, or writes one checkpoint, then flushes once, then returns:
- * what store_commit() acknowledged is durable. Nothing is written when nothing changed. Opening
- * takes the newest intact checkpoint and every record that chains onto it; it never writes and there
- * is no recovery code. What it cannot explain by a write that was cut off is damage, and is reported
- * (ERR_STATE_CORRUPT), never rolled back silently. The format is in store_record.h.
+ * A commit appends one record to the log, or writes one checkpoint, then flushes once, then
+ * returns: what store_commit() acknowledged is durable. Nothing is written when nothing changed.
+ * Opening takes the newest intact checkpoint and every record that chains onto it; it never writes
+ * and there is no recovery code. What it cannot explain by a write that was cut off is damage, and
+ * is reported (ERR_STATE_CORRUPT), never rolled back silently. The format is in store_record.h.
  *
- * A store proves that the newest intact generation was found and is known. It is used by one thread.
+ * A store proves that the newest intact generation was found and is known. It is used by one
+ * thread.
  */
 #ifndef NVKEEP_BACKEND_STORE_H
 #define NVKEEP_BACKEND_STORE_H
@@ -39,8 +40,8 @@ DEFINE_OWNED(store);
  * commit. */
 const uint8_t *store_get(const struct store *s, enum blob_kind kind, size_t *ret_bytes);
 
-/* Durable on return, or the store is as it was: store_get() answers the old state, and what the disk
- * holds is old or new. A later commit may succeed (it rewrites what may not have arrived).
+/* Durable on return, or the store is as it was: store_get() answers the old state, and what the
+ * disk holds is old or new. A later commit may succeed (it rewrites what may not have arrived).
  * ERR_STORAGE; ERR_UNSUPPORTED when the state is larger than a checkpoint area. */
 int store_commit(struct store *s, const struct state_change *change, struct err *e) MUST_CHECK;
 
@@ -49,12 +50,12 @@ const struct ref_facts *store_facts(const struct store *s);
 const struct qcow_disk *store_disk(const struct store *s);
 
 struct store_stats {
-    uint64_t generation;  /* of the newest acknowledged state; the first is 1 */
-    uint64_t epoch;       /* of the owner who wrote it */
+    uint64_t generation; /* of the newest acknowledged state; the first is 1 */
+    uint64_t epoch;      /* of the owner who wrote it */
     uint64_t log_sectors, log_used;
     uint64_t checkpoint_bytes; /* largest state that fits, in bytes */
     uint64_t state_bytes;
-    uint64_t n_records;   /* in the log, onto the checkpoint */
+    uint64_t n_records;    /* in the log, onto the checkpoint */
     uint64_t torn_sectors; /* traces of a write that was cut off, harmless */
 };
 void store_stats(const struct store *s, struct store_stats *ret);

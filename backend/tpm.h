@@ -10,8 +10,8 @@
  *
  * A missing state never becomes a new TPM: only tpm_manufacture() makes one, in memory. What a
  * command changed is durable before its response is returned. If it cannot be made durable, the
- * response says so (TPM_RC_NV_UNAVAILABLE; TPM 1.2: TPM_RETRY), the command had no effect, and the TPM
- * goes on from where it was before that command.
+ * response says so (TPM_RC_NV_UNAVAILABLE; TPM 1.2: TPM_RETRY), the command had no effect, and the
+ * TPM goes on from where it was before that command.
  */
 #ifndef NVKEEP_BACKEND_TPM_H
 #define NVKEEP_BACKEND_TPM_H
@@ -32,8 +32,8 @@ void tpm_blobs_clear(struct tpm_blobs *b);
 /* A new TPM's first state, made in memory. No struct tpm may exist. */
 int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e) MUST_CHECK;
 
-/* Makes sure libtpms can read the stored state (ERR_STATE_CORRUPT, or ERR_UNSUPPORTED where the state
- * is of a newer libtpms), and leaves the TPM off. Takes the store on success. */
+/* Makes sure libtpms can read the stored state (ERR_STATE_CORRUPT, or ERR_UNSUPPORTED where the
+ * state is of a newer libtpms), and leaves the TPM off. Takes the store on success. */
 int tpm_new(struct store **s, struct tpm **ret, struct err *e) MUST_CHECK;
 void tpm_free(struct tpm *t);
 DEFINE_OWNED(tpm);
@@ -45,18 +45,19 @@ const struct store *tpm_store(const struct tpm *t);
  * Only while off, except want = 0, which asks. */
 uint32_t tpm_buffer_size(struct tpm *t, uint32_t want, uint32_t *ret_min, uint32_t *ret_max);
 
-/* Power on (CMD_INIT). drop_volatile: forget a stored volatile state first. Staged blobs (below) are
- * committed first. On failure the TPM is off and the store as it was. */
+/* Power on (CMD_INIT). drop_volatile: forget a stored volatile state first. Staged blobs (below)
+ * are committed first. On failure the TPM is off and the store as it was. */
 int tpm_power_on(struct tpm *t, bool drop_volatile, struct err *e) MUST_CHECK;
-void tpm_power_off(struct tpm *t); /* CMD_STOP: no shutdown command is sent; staged blobs are kept */
+void tpm_power_off(
+    struct tpm *t); /* CMD_STOP: no shutdown command is sent; staged blobs are kept */
 bool tpm_is_on(const struct tpm *t);
 
 /* One command. resp has room for TPM_BUFFER_BYTES. Always gives a well-formed response of the TPM's
- * own version, also while off (TPM 2: 0x101, TPM 1.2: 9), for garbage and for storage errors. Returns
- * 0, or -1 when the change could not be made durable (*e says why; the response is filled all the
- * same). */
-int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
-                size_t *ret_resp_bytes, struct err *e) MUST_CHECK;
+ * own version, also while off (TPM 2: 0x101, TPM 1.2: 9), for garbage and for storage errors.
+ * Returns 0, or -1 when the change could not be made durable (*e says why; the response is filled
+ * all the same). */
+int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
+                uint8_t *resp, size_t *ret_resp_bytes, struct err *e) MUST_CHECK;
 
 /* Makes the running command end early where libtpms can do that. Any thread. */
 void tpm_cancel(void);
@@ -65,8 +66,9 @@ void tpm_cancel(void);
 enum tpm_startup { STARTUP_CLEAR, STARTUP_STATE, STARTUP_DEACTIVATED };
 int tpm_startup(struct tpm *t, enum tpm_startup how, struct err *e) MUST_CHECK;
 
-/* The orderly shutdown that a guest forgot (TPM2_Shutdown(STATE), else CLEAR), unless the last command
- * was one; without it a TPM 2 counts the power loss against dictionary attacks. Only while on. */
+/* The orderly shutdown that a guest forgot (TPM2_Shutdown(STATE), else CLEAR), unless the last
+ * command was one; without it a TPM 2 counts the power loss against dictionary attacks. Only while
+ * on. */
 int tpm_orderly_shutdown(struct tpm *t, struct err *e) MUST_CHECK;
 
 /* Control commands. TPM results (0 is success) where libtpms has the say. */
@@ -77,14 +79,14 @@ uint32_t tpm_hash_data(struct tpm *t, const uint8_t *p, size_t n);
 uint32_t tpm_hash_end(struct tpm *t);
 int tpm_store_volatile(struct tpm *t, struct err *e) MUST_CHECK;
 
-/* The state of one instant, for migration; n = 0 and NULL where there is none of that kind. While on:
- * the living TPM's; while off: what is stored (or staged). Never writes. */
+/* The state of one instant, for migration; n = 0 and NULL where there is none of that kind. While
+ * on: the living TPM's; while off: what is stored (or staged). Never writes. */
 int tpm_export(struct tpm *t, enum blob_kind kind, struct secret **ret, size_t *ret_bytes,
                struct err *e) MUST_CHECK;
 /* Stages a blob while off (p borrowed). Checked by libtpms as far as it goes; nothing is written
  * before tpm_power_on(), which commits all staged blobs as one generation or none. On failure all
- * staged blobs are forgotten and power-on is refused until a complete set was staged. n = 0: there is
- * none of that kind. */
+ * staged blobs are forgotten and power-on is refused until a complete set was staged. n = 0: there
+ * is none of that kind. */
 int tpm_stage(struct tpm *t, enum blob_kind kind, const uint8_t *p, size_t n,
               struct err *e) MUST_CHECK;
 

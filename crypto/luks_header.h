@@ -25,7 +25,8 @@ enum {
 enum cipher_mode { MODE_ECB, MODE_CBC, MODE_CTR, MODE_XTS };
 enum ivgen { IVGEN_NONE, IVGEN_PLAIN, IVGEN_PLAIN64, IVGEN_ESSIV };
 
-/* How sectors are encrypted: key_bytes is the length of the volume key (for XTS two cipher keys). */
+/* How sectors are encrypted: key_bytes is the length of the volume key (for XTS two cipher keys).
+ */
 struct luks_cipher {
     enum cipher_alg alg;
     enum cipher_mode mode;

@@ -8,14 +8,16 @@
  *    48   16  key id: HKDF(volume key, salt, "nvkeep key id 1")
  *    64    n  DER body, ReferenceSector of nvkeep.asn; zeroes up to 464
  *   464   16  second magic "nvkeepRS-the-end"
- *   480   32  HMAC-SHA256 over bytes 0..479, key HKDF(volume key, salt, "nvkeep reference sector 1")
+ *   480   32  HMAC-SHA256 over bytes 0..479, key HKDF(volume key, salt, "nvkeep reference sector
+ * 1")
  *
- * The record key is HKDF(volume key, salt, "nvkeep record store 1"), 32 bytes, made an HMAC key; the
- * instance uuid is authenticated by the reference sector and bound into every record by the key.
+ * The record key is HKDF(volume key, salt, "nvkeep record store 1"), 32 bytes, made an HMAC key;
+ * the instance uuid is authenticated by the reference sector and bound into every record by the
+ * key.
  *
  * The MAC is verified before the body is decoded. The two magics lie in different cipher blocks:
- * one damaged block leaves the other, so that damage to our sector (ERR_STATE_CORRUPT) is told from a
- * volume that never was ours (ERR_STATE_FOREIGN). A sound sector under another key id was copied
+ * one damaged block leaves the other, so that damage to our sector (ERR_STATE_CORRUPT) is told from
+ * a volume that never was ours (ERR_STATE_FOREIGN). A sound sector under another key id was copied
  * from a volume with another volume key: ERR_STATE_FOREIGN, and the message says so.
  */
 #ifndef NVKEEP_CRYPTO_REF_SECTOR_H

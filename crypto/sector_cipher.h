@@ -1,7 +1,8 @@
 /* The sector cipher: 512-byte sectors, in place, IV from the physical sector number.
  *
- * Made from a verified volume key only. It authenticates nothing (XTS cannot): whoever reads through
- * it must check MACs of his own. Safe to use from several threads. [QCOW2, encryption; LUKS1 4]
+ * Made from a verified volume key only. It authenticates nothing (XTS cannot): whoever reads
+ * through it must check MACs of his own. Safe to use from several threads. [QCOW2, encryption;
+ * LUKS1 4]
  */
 #ifndef NVKEEP_CRYPTO_SECTOR_CIPHER_H
 #define NVKEEP_CRYPTO_SECTOR_CIPHER_H

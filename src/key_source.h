@@ -7,7 +7,8 @@
  *     credential=NAME    file NAME in $CREDENTIALS_DIRECTORY (systemd), bytes exactly
  *     prompt             asked on the terminal, without echo
  *
- * Never argv, never the environment. The passphrase goes from the descriptor straight into a secret.
+ * Never argv, never the environment. The passphrase goes from the descriptor straight into a
+ * secret.
  */
 #ifndef NVKEEP_SRC_KEY_SOURCE_H
 #define NVKEEP_SRC_KEY_SOURCE_H
@@ -35,8 +36,8 @@ struct key_source {
  * here. ERR_USAGE. */
 int key_source_parse(const char *arg, struct key_source *ret, struct err *e) MUST_CHECK;
 
-/* Reads the key. ERR_KEY_MISSING: the source delivered nothing; ERR_USAGE: no such file, longer than
- * KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret). */
+/* Reads the key. ERR_KEY_MISSING: the source delivered nothing; ERR_USAGE: no such file, longer
+ * than KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret). */
 int key_source_read(const struct key_source *src, const char *image, struct secret **ret,
                     size_t *ret_bytes, struct err *e) MUST_CHECK;
 

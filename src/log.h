@@ -1,8 +1,8 @@
 /* The log of the daemon: lines to a file or descriptor, never to stderr once sockets are bound.
  *
  * Writes are best effort: a full disk or a closed pipe never stops or kills the daemon (SIGPIPE is
- * ignored by the program). Level 0: errors; 1: what changed (start, stop, claim, generation at start
- * and end); 5 and more: each control command. No secrets, no TPM commands, ever.
+ * ignored by the program). Level 0: errors; 1: what changed (start, stop, claim, generation at
+ * start and end); 5 and more: each control command. No secrets, no TPM commands, ever.
  */
 #ifndef NVKEEP_SRC_LOG_H
 #define NVKEEP_SRC_LOG_H

@@ -37,7 +37,7 @@ enum serve_flags {
     SERVE_STARTUP_STATE = 1 << 2,
     SERVE_STARTUP_DEACTIVATED = 1 << 3,
     SERVE_NO_AUTO_SHUTDOWN = 1 << 4,
-    SERVE_TERMINATE = 1 << 5,        /* --terminate: end when the data connection is lost */
+    SERVE_TERMINATE = 1 << 5, /* --terminate: end when the data connection is lost */
     SERVE_REJECT_LOCALITY_4 = 1 << 6,
     SERVE_ALLOW_SET_LOCALITY = 1 << 7,
 };
@@ -50,8 +50,8 @@ struct serve_options {
     unsigned flags;
     const char *pid_file; /* NULL: none */
     int pid_fd;           /* -1: none */
-    int ready_fd;         /* -1, or a pipe that gets the verdict: "0" or an exit code's decimal digits
-                             and the message, when --daemon's parent waits for it */
+    int ready_fd; /* -1, or a pipe that gets the verdict: "0" or an exit code's decimal digits
+                     and the message, when --daemon's parent waits for it */
 };
 
 /* Runs until told to stop. 0: ended in order. -1: *e has the class; the caller prints it and exits

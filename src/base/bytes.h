@@ -1,8 +1,8 @@
 /* Cursors over bytes that came from outside, or go there.
  *
  * A cursor goes bad once (read or write past its end) and stays bad: a decoder reads all its fields
- * and asks once, at the end. A bad reading cursor yields zeroes. No function here allocates, and none
- * looks at what the bytes mean.
+ * and asks once, at the end. A bad reading cursor yields zeroes. No function here allocates, and
+ * none looks at what the bytes mean.
  */
 #ifndef NVKEEP_BASE_BYTES_H
 #define NVKEEP_BASE_BYTES_H

@@ -10,13 +10,15 @@
 
 #include "src/base/own.h"
 
-/* Reads up to n bytes at off; fewer only at the end of the file. Returns the count, or -1 with errno. */
+/* Reads up to n bytes at off; fewer only at the end of the file. Returns the count, or -1 with
+ * errno. */
 ssize_t fd_pread_full(int fd, void *buf, size_t n, uint64_t off) MUST_CHECK;
 
 /* Writes n bytes at off. Returns 0, or -1 with errno (ENOSPC where the system wrote nothing). */
 int fd_pwrite_full(int fd, const void *buf, size_t n, uint64_t off) MUST_CHECK;
 
-/* Reads from a pipe, socket or file up to n bytes or its end. Returns the count, or -1 with errno. */
+/* Reads from a pipe, socket or file up to n bytes or its end. Returns the count, or -1 with errno.
+ */
 ssize_t fd_read_full(int fd, void *buf, size_t n) MUST_CHECK;
 
 /* Writes n bytes to a pipe, socket or file. Returns 0, or -1 with errno. */

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define MUST_CHECK       __attribute__((warn_unused_result))
-#define NONNULL          __attribute__((nonnull))
+#define MUST_CHECK        __attribute__((warn_unused_result))
+#define NONNULL           __attribute__((nonnull))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 #define DEFINE_OWNED(name)                                                                         \
