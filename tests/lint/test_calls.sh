@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Calls that are never right here, and the few places where one of them is.
+. "$(dirname "$0")/lint.sh"
+
+# Nowhere, tests included: no bound, or a bound that nobody sees.
+everywhere='strcpy stpcpy strcat sprintf vsprintf gets alloca strtok mktemp tmpnam tempnam'
+# Not in the product: a shell, the environment, stdio that keeps what passed through it, other
+# people's randomness, functions whose result lives in static memory.
+product='system popen execl execlp execle execv execvp execvpe posix_spawn getenv secure_getenv setenv putenv
+    rand srand random srandom rand_r drand48 bcopy bzero strncpy strncat
+    strerror asctime ctime gmtime localtime ttyname getpwnam getpwuid getgrnam getgrgid readdir_r
+    atoi atol atoll scanf sscanf fscanf signal siglongjmp longjmp setjmp realloc reallocarray getpass fread fgets getline getdelim gethostbyname'
+# file:function  why it is right there
+allowed='
+src/key_source.c:getenv            credential=NAME is defined by systemd through $CREDENTIALS_DIRECTORY, which holds a path and no secret
+src/key_source.c:secure_getenv     the same
+'
+
+rule()
+{
+    local f words pattern
+    for f in $(all_c_files "$1"); do
+        words=$everywhere
+        case $f in
+        tests/*) ;;
+        *) words="$words $product" ;;
+        esac
+        pattern=$(echo $words | tr ' ' '|')
+        code_only "$1/$f" | grep -oE "^[0-9]+:|(^|[^A-Za-z0-9_>.])($pattern)[[:space:]]*\(" | awk -v file="$f" '
+            /^[0-9]+:$/ { nr = $0; next }
+            { gsub(/[^A-Za-z0-9_]/, ""); print file ":" nr " " $0 }'
+    done | while read -r where call; do
+        grep -q "^${where%%:*}:$call " <<<"$allowed" ||
+            echo "$where $call() is not used here"
+    done
+}
+
+bad 'strcpy() is not used here' src/x.c <<<'void f(void) { strcpy(a, b); }'
+bad 'src/x.c:2: sprintf()' src/x.c <<<'
+    sprintf (a, "%d", b);'
+bad 'strcat()' tests/src/x.c <<<'strcat(a, b);'
+bad 'system()' src/x.c <<<'if (system("true") != 0)'
+bad 'popen()' crypto/x.c <<<'	p = popen("true", "r");'
+bad 'alloca()' backend/x.c <<<'char *p = alloca(n);'
+bad 'getenv()' src/x.c <<<'getenv("HOME")'
+bad 'getenv()' src/base/x.c <<<'x = y ? getenv("A") : 0;'
+bad 'rand()' crypto/x.c <<<'return rand();'
+bad 'realloc()' crypto/x.c <<<'p = realloc(p, n);'
+bad 'setjmp()' crypto/x.c <<<'/* a comment */ setjmp(b);'
+good src/x.c <<<'/* strcpy(a, b) and system("x") would be wrong */ int x; // sprintf(a)'
+good src/x.c <<<'const char *help = "never system(3)"; my_strcpy(a); q->system(1); x.popen(2);'
+good src/key_source.c <<<'const char *dir = secure_getenv("CREDENTIALS_DIRECTORY");'
+good tests/src/x.c <<<'const char *program = getenv("NVKEEP"); system("true");'
+judge

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# No trap features: what the program accepts is supported and documented, and no text tells the
+# reader when not to use it. [S0.14]
+. "$(dirname "$0")/lint.sh"
+
+traps='do not use (this|it) (when|if|with|while|unless)|(should|must) not be used (when|if|with|while|in production)|not recommended|ill-advised|at your own risk|use with (care|caution)|(is|are|still) experimental|may (or may not|not always) work|known not to work|unsupported but|(can|may|might|will) (corrupt|destroy|lose) your|make sure (that )?(no|nobody|nothing) (else )?(is )?(using|running|writing)'
+
+rule()
+{
+    local f
+    tree_files "$1" | while read -r f; do
+        case $f in
+        README.md | src/man/* | src/doc/* | src/packaging/* | src/*.c | src/*.h) ;;
+        *) continue ;;
+        esac
+        # A sentence may be broken over lines: join paragraphs before looking.
+        tr '\n' ' ' <"$1/$f" | tr -s ' ' | grep -oiE ".{0,30}($traps).{0,30}" |
+            while IFS= read -r hit; do echo "$f:1: a trap: $hit"; done
+    done
+}
+
+bad 'a trap' README.md <<<'Do not use this when the guest is running.'
+bad 'a trap' src/man/nvkeep.1.scd <<<'This option is
+experimental.'
+bad 'a trap' src/options.c <<<'{"--fast", "faster; use with care"},'
+bad 'a trap' src/doc/x.md <<<'It should not be used while a snapshot exists.'
+bad 'a trap' README.md <<<'Make sure nobody is using the image.'
+good README.md <<<'While a daemon serves the image, this is refused (LOCKED).'
+good src/x.c <<<'/* reads without the claim; works while another process writes */'
+
+# The help of the program itself, once it is built.
+if [ -x "${NVKEEP:-}" ]; then
+    mkdir -p "$lint_tmp/help/src/doc"
+    for c in '' create serve info verify-key check; do
+        # shellcheck disable=SC2086 # an empty word is left out on purpose
+        "$NVKEEP" $c --help >"$lint_tmp/help/src/doc/help-$c.md" 2>&1
+    done
+    found=$(rule "$lint_tmp/help")
+    [ -z "$found" ] || { echo "$found"; exit 1; }
+fi
+judge
