@@ -2,11 +2,12 @@
  *
  *     0    8  magic "nvkeepRS"
  *     8    2  version, 1 (big-endian, as everything here)
- *    10    2  length of the DER body
+ *    10    2  length of the DER body, at most 384
  *    12    4  zero
  *    16   32  salt, random
  *    48   16  key id: HKDF(volume key, salt, "nvkeep key id 1")
- *    64    n  DER body, ReferenceSector of nvkeep.asn; zeroes up to 464
+ *    64    n  DER body, ReferenceSector of nvkeep.asn; zeroes up to 448
+ *   448   16  checksum: the first 16 bytes of SHA-256 over bytes 0..447
  *   464   16  second magic "nvkeepRS-the-end"
  *   480   32  HMAC-SHA256 over bytes 0..479, key HKDF(volume key, salt, "nvkeep reference sector
  * 1")
@@ -15,10 +16,15 @@
  * the instance uuid is authenticated by the reference sector and bound into every record by the
  * key.
  *
- * The MAC is verified before the body is decoded. The two magics lie in different cipher blocks:
- * one damaged block leaves the other, so that damage to our sector (ERR_STATE_CORRUPT) is told from
- * a volume that never was ours (ERR_STATE_FOREIGN). A sound sector under another key id was copied
- * from a volume with another volume key: ERR_STATE_FOREIGN, and the message says so.
+ * The MAC is verified before the body is decoded. Where it does not match, the rest only decides
+ * which refusal is given:
+ * - The two magics lie in different cipher blocks, so that one damaged block leaves the other and
+ *   damage to our sector (ERR_STATE_CORRUPT) is told from a volume that never was ours
+ *   (ERR_STATE_FOREIGN).
+ * - The checksum has no key. Where it matches, salt and key id are what was once written, and a key
+ *   id that is not ours means that the content was copied from a volume with another volume key
+ *   (ERR_STATE_FOREIGN, and the message says so). Where it does not match, something is damaged,
+ *   be it salt, key id or the checksum itself: ERR_STATE_CORRUPT.
  */
 #ifndef NVKEEP_CRYPTO_REF_SECTOR_H
 #define NVKEEP_CRYPTO_REF_SECTOR_H
