@@ -2,10 +2,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <nettle/hkdf.h>
-#include <nettle/hmac.h>
+#include <nettle/md5.h>
 #include <nettle/nettle-meta.h>
 #include <nettle/ripemd160.h>
+#include <nettle/sha1.h>
 #include <nettle/sha2.h>
 #include <string.h>
 #include <sys/random.h>
@@ -50,76 +50,16 @@ void hash_compute(enum hash_alg alg, const struct span *parts, size_t n_parts, u
     wipe(&c, sizeof(c));
 }
 
-/* ---- HMAC and HKDF with SHA-256 ---- */
+/* ---- HMAC [RFC 2104] ---- */
 
-struct mac_key {
-    struct secret *home; /* this struct lies in it */
-    struct hmac_sha256_ctx hmac;
-};
-
-int mac_key_new(const void *key, size_t key_bytes, struct mac_key **ret, struct err *e)
-{
-    OWNED(secret) home = NULL;
-    if (secret_new(sizeof(struct mac_key), &home, e) < 0)
-        return -1;
-    struct mac_key *k = (void *)secret_bytes(home);
-    hmac_sha256_set_key(&k->hmac, key_bytes, key);
-    k->home = MOVE(home);
-    *ret = k;
-    return 0;
-}
-
-void mac_key_free(struct mac_key *k)
-{
-    if (k)
-        secret_free(k->home);
-}
-
-void mac_compute(const struct mac_key *k, const struct span *parts, size_t n_parts,
-                 uint8_t ret[SHA256_BYTES])
-{
-    struct hmac_sha256_ctx c = k->hmac;
-    for (size_t i = 0; i < n_parts; i++)
-        hmac_sha256_update(&c, parts[i].n, parts[i].p);
-    hmac_sha256_digest(&c, SHA256_BYTES, ret);
-    wipe(&c, sizeof(c));
-}
-
-static void hmac256_update(void *ctx, size_t n, const uint8_t *p)
-{
-    hmac_sha256_update(ctx, n, p);
-}
-
-static void hmac256_digest(void *ctx, size_t n, uint8_t *p)
-{
-    hmac_sha256_digest(ctx, n, p);
-}
-
-void hkdf_sha256(const void *salt, size_t salt_bytes, const void *ikm, size_t ikm_bytes,
-                 const char *info, void *ret, size_t ret_bytes)
-{
-    struct hmac_sha256_ctx c;
-    uint8_t prk[SHA256_BYTES];
-    assert(ret_bytes <= 255 * SHA256_BYTES);
-    hmac_sha256_set_key(&c, salt_bytes, salt);
-    hkdf_extract(&c, hmac256_update, hmac256_digest, SHA256_BYTES, ikm_bytes, ikm, prk);
-    hmac_sha256_set_key(&c, sizeof(prk), prk);
-    hkdf_expand(&c, hmac256_update, hmac256_digest, SHA256_BYTES, strlen(info),
-                (const uint8_t *)info, ret_bytes, ret);
-    wipe(&c, sizeof(c));
-    wipe(prk, sizeof(prk));
-}
-
-/* ---- PBKDF2 ---- */
-
-/* HMAC with the states after the padded key kept: each iteration then costs two compressions
- * instead of four. */
-struct prf {
+/* The states after the padded key are kept: a short message then costs two compressions instead of
+ * four, and that is what PBKDF2 consists of. */
+struct hmac {
     const struct nettle_hash *h;
     union hash_ctx inner, outer;
 };
 
-static void prf_init(struct prf *f, enum hash_alg alg, const void *key, size_t key_bytes)
+static void hmac_init(struct hmac *f, enum hash_alg alg, const void *key, size_t key_bytes)
 {
     uint8_t k[HASH_MAX_BLOCK] = {0}, pad[HASH_MAX_BLOCK];
     const struct nettle_hash *h = f->h = hashes[alg];
@@ -139,7 +79,8 @@ static void prf_init(struct prf *f, enum hash_alg alg, const void *key, size_t k
     wipe(pad, sizeof(pad));
 }
 
-static void prf_compute(const struct prf *f, const struct span *parts, size_t n_parts, uint8_t *ret)
+static void hmac_compute(const struct hmac *f, const struct span *parts, size_t n_parts,
+                         uint8_t *ret)
 {
     union hash_ctx c = f->inner;
     for (size_t i = 0; i < n_parts; i++)
@@ -151,6 +92,58 @@ static void prf_compute(const struct prf *f, const struct span *parts, size_t n_
     wipe(&c, sizeof(c));
 }
 
+struct mac_key {
+    struct secret *home; /* this struct lies in it */
+    struct hmac hmac;
+};
+
+int mac_key_new(const void *key, size_t key_bytes, struct mac_key **ret, struct err *e)
+{
+    OWNED(secret) home = NULL;
+    if (secret_new(sizeof(struct mac_key), &home, e) < 0)
+        return -1;
+    struct mac_key *k = (void *)secret_bytes(home);
+    hmac_init(&k->hmac, HASH_SHA256, key, key_bytes);
+    k->home = MOVE(home);
+    *ret = k;
+    return 0;
+}
+
+void mac_key_free(struct mac_key *k)
+{
+    if (k)
+        secret_free(k->home);
+}
+
+void mac_compute(const struct mac_key *k, const struct span *parts, size_t n_parts,
+                 uint8_t ret[SHA256_BYTES])
+{
+    hmac_compute(&k->hmac, parts, n_parts, ret);
+}
+
+void hkdf_sha256(const void *salt, size_t salt_bytes, const void *ikm, size_t ikm_bytes,
+                 const char *info, void *ret, size_t ret_bytes)
+{
+    uint8_t t[SHA256_BYTES], count = 0;
+    struct hmac h;
+    assert(ret_bytes <= 255 * SHA256_BYTES);
+    hmac_init(&h, HASH_SHA256, salt, salt_bytes);
+    hmac_compute(&h, &(struct span){ikm, ikm_bytes}, 1, t);
+    hmac_init(&h, HASH_SHA256, t, sizeof(t));
+    for (size_t at = 0, n; at < ret_bytes; at += n) {
+        n = ret_bytes - at < sizeof(t) ? ret_bytes - at : sizeof(t);
+        count++;
+        hmac_compute(
+            &h, (struct span[]){{t, at > 0 ? sizeof(t) : 0}, {info, strlen(info)}, {&count, 1}}, 3,
+            t);
+        memcpy((uint8_t *)ret + at, t, n);
+    }
+    wipe(&h, sizeof(h));
+    wipe(t, sizeof(t));
+}
+
+/* ---- PBKDF2 ---- */
+
 /* One output block on its way: u is the newest link of the chain, t their sum. */
 struct chain {
     uint8_t u[HASH_MAX_BYTES], t[HASH_MAX_BYTES];
@@ -158,7 +151,7 @@ struct chain {
 /* As many side by side as a 64-byte key needs with the shortest digest. */
 enum { MAX_CHAINS = 4, WATCH_EVERY = 4096 };
 
-static void chains_run(const struct prf *f, struct chain *c, size_t n_chains, uint32_t n)
+static void chains_run(const struct hmac *f, struct chain *c, size_t n_chains, uint32_t n)
 {
     size_t digest = f->h->digest_size;
     union hash_ctx h;
@@ -198,7 +191,7 @@ static void compress256(struct sha256_ctx *h, const uint32_t from[8], const uint
     sha256_update(h, SHA256_BLOCK_SIZE, block);
 }
 
-static void chains_run_sha256(const struct prf *f, struct chain *c, size_t n_chains, uint32_t n)
+static void chains_run_sha256(const struct hmac *f, struct chain *c, size_t n_chains, uint32_t n)
 {
     /* index 0: a whole block goes straight to the compression function. */
     struct sha256_ctx h = {.index = 0};
@@ -237,7 +230,7 @@ static bool go_on(const struct watch *w, uint64_t done, uint64_t total)
 }
 
 /* Blocks first .. first + n - 1 of the output, all with the same iterations. */
-static bool chains_finish(const struct prf *f, enum hash_alg alg, struct chain *c, size_t n_chains,
+static bool chains_finish(const struct hmac *f, enum hash_alg alg, struct chain *c, size_t n_chains,
                           uint32_t iterations, uint64_t before, uint64_t total,
                           const struct watch *watch)
 {
@@ -255,12 +248,12 @@ static bool chains_finish(const struct prf *f, enum hash_alg alg, struct chain *
     return go_on(watch, before + done, total);
 }
 
-static void chain_start(const struct prf *f, struct chain *c, const void *salt, size_t salt_bytes,
+static void chain_start(const struct hmac *f, struct chain *c, const void *salt, size_t salt_bytes,
                         uint32_t number)
 {
     uint8_t be[4];
     put_be32(be, number);
-    prf_compute(f, (struct span[]){{salt, salt_bytes}, {be, sizeof(be)}}, 2, c->u);
+    hmac_compute(f, (struct span[]){{salt, salt_bytes}, {be, sizeof(be)}}, 2, c->u);
     memcpy(c->t, c->u, sizeof(c->t));
 }
 
@@ -271,11 +264,11 @@ int pbkdf2(enum hash_alg alg, const void *pass, size_t pass_bytes, const void *s
     size_t digest = hash_bytes(alg), n_blocks = (ret_bytes + digest - 1) / digest;
     uint64_t rounds = (n_blocks + MAX_CHAINS - 1) / MAX_CHAINS;
     struct chain c[MAX_CHAINS];
-    struct prf f;
+    struct hmac f;
     bool going = true;
 
     assert(iterations > 0 && ret_bytes > 0);
-    prf_init(&f, alg, pass, pass_bytes);
+    hmac_init(&f, alg, pass, pass_bytes);
     for (size_t b = 0; b < n_blocks && going; b += MAX_CHAINS) {
         size_t n = n_blocks - b < MAX_CHAINS ? n_blocks - b : MAX_CHAINS;
         for (size_t i = 0; i < n; i++)
