@@ -72,6 +72,8 @@ char *err_quote(char *buf, size_t buf_bytes, const void *text, size_t text_bytes
 {
     const unsigned char *p = text;
     size_t at = 0;
+    if (buf_bytes == 0)
+        return buf;
     for (size_t i = 0; i < text_bytes; i++) {
         char one[5];
         int n = p[i] >= 0x20 && p[i] < 0x7f && p[i] != '\\'
@@ -85,6 +87,6 @@ char *err_quote(char *buf, size_t buf_bytes, const void *text, size_t text_bytes
         memcpy(buf + at, one, (size_t)n);
         at += (size_t)n;
     }
-    buf[at < buf_bytes ? at : buf_bytes - 1] = 0;
+    buf[at] = 0;
     return buf;
 }

@@ -62,6 +62,10 @@ int fd_write_full(int fd, const void *buf, size_t n)
             continue;
         if (r < 0)
             return -1;
+        if (r == 0) {
+            errno = ENOSPC;
+            return -1;
+        }
         done += (size_t)r;
     }
     return 0;
