@@ -1,0 +1,343 @@
+#include "backend/store.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "backend/store_state.h"
+
+enum {
+    ALIGN_SECTORS = 8, /* everything begins at a multiple of 4 KiB */
+    REFERENCE_SECTORS = 8,
+    PAYLOAD_OVERHEAD = 1 + N_BLOBS * 5, /* of a full state */
+    WANTED_STATE_BYTES = 256 * 1024,
+    LEAST_STATE_BYTES = 160 * 1024,
+    LEAST_LOG_SECTORS = 128,
+    MOST_LOG_SECTORS = 4096, /* opening reads all of it */
+    INSPECT_TRIES = 5,
+};
+
+struct store {
+    struct qcow_disk_rw *disk;
+    struct store_content now;
+    struct secret *record; /* in which records are made and encrypted */
+    struct scan_result at; /* the newest acknowledged record, and where the log ends */
+    uint64_t own_epoch;    /* W6 */
+    bool may_append;       /* W2: the newest record was written and flushed by us */
+    bool unsettled;        /* W5: a failed commit may have left something */
+};
+
+static const struct store_layout *layout_of(const struct store *s)
+{
+    return &qcow_disk_facts(qcow_disk_of(s->disk))->layout;
+}
+
+int store_open(struct qcow_disk_rw **d, struct store **ret, struct err *e)
+{
+    OWNED(store) s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_nomem(e, "the record store");
+    if (store_load(qcow_disk_of(*d), &s->at, &s->now, &s->record, e) < 0)
+        return -1;
+    /* The newest record may be one whose writer was killed before it could flush, seen in the page
+     * cache. What is served from here on must not be lost again. */
+    if (qcow_disk_flush(*d, e) < 0)
+        return err_prefix(e, "making generation %" PRIu64 " durable before use", s->at.generation);
+    s->own_epoch = s->at.epoch + 1;
+    s->disk = MOVE(*d);
+    *ret = MOVE(s);
+    return 0;
+}
+
+void store_free(struct store *s)
+{
+    if (!s)
+        return;
+    content_clear(&s->now);
+    secret_free(s->record);
+    qcow_disk_rw_free(s->disk);
+    free(s);
+}
+
+const uint8_t *store_get(const struct store *s, enum blob_kind kind, size_t *ret_bytes)
+{
+    static const uint8_t empty[1];
+    size_t i = (size_t)kind - 1;
+    if (i >= N_BLOBS || !s->now.present[i])
+        return NULL;
+    *ret_bytes = s->now.n[i];
+    return s->now.n[i] > 0 ? secret_peek(s->now.blob[i]) : empty;
+}
+
+const struct ref_facts *store_facts(const struct store *s)
+{
+    return qcow_disk_facts(qcow_disk_of(s->disk));
+}
+
+const struct qcow_disk *store_disk(const struct store *s)
+{
+    return qcow_disk_of(s->disk);
+}
+
+static void fill_stats(const struct scan_result *at, const struct store_content *now,
+                       const struct store_layout *l, struct store_stats *ret)
+{
+    *ret = (struct store_stats){
+        .generation = at->generation,
+        .epoch = at->epoch,
+        .log_sectors = l->log_sectors,
+        .log_used = at->log_used,
+        .checkpoint_bytes = l->checkpoint_sectors * RECORD_PART_BYTES - PAYLOAD_OVERHEAD,
+        .n_records = at->n_records,
+        .torn_sectors = at->torn_sectors,
+    };
+    for (size_t i = 0; i < N_BLOBS; i++)
+        ret->state_bytes += now->n[i];
+}
+
+void store_stats(const struct store *s, struct store_stats *ret)
+{
+    fill_stats(&s->at, &s->now, layout_of(s), ret);
+}
+
+int store_inspect(const struct qcow_disk *d, struct store_stats *ret, struct err *e)
+{
+    for (unsigned try = 1;; try++) {
+        __attribute__((cleanup(content_clear))) struct store_content content = {0};
+        OWNED(secret) record = NULL;
+        struct scan_result found;
+        if (store_load(d, &found, &content, &record, e) == 0) {
+            fill_stats(&found, &content, &qcow_disk_facts(d)->layout, ret);
+            return 0;
+        }
+        if (e->kind != ERR_STATE_CORRUPT || try == INSPECT_TRIES)
+            return -1;
+        /* What looks like damage may be a commit that we saw half of. */
+        nanosleep(&(struct timespec){.tv_nsec = (long)try * 1000000}, NULL);
+    }
+}
+
+/* The state as it would be after the change. */
+static int view_after(const struct store *s, const struct state_change *change,
+                      struct state_view *ret, struct err *e)
+{
+    struct state_view now = content_view(&s->now);
+    for (size_t i = 0; i < N_BLOBS; i++) {
+        const struct blob_change *c = &change->blob[i];
+        if (c->what == BLOB_SET)
+            now.blob[i] = (struct blob_view){true, c->p, c->n};
+        if (c->what == BLOB_DELETE)
+            now.blob[i] = (struct blob_view){0};
+        if (now.blob[i].n > BLOB_MAX_BYTES)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "a TPM state of %zu bytes is larger than the %d bytes that a store "
+                           "takes",
+                           now.blob[i].n, BLOB_MAX_BYTES);
+    }
+    size_t room = (size_t)layout_of(s)->checkpoint_sectors * RECORD_PART_BYTES;
+    if (state_encoded_bytes(&now) > room)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the TPM's state has grown to %zu bytes and this image has room for %zu: "
+                       "make a larger image and move the TPM there",
+                       state_encoded_bytes(&now), room);
+    *ret = now;
+    return 0;
+}
+
+/* One commit under way. Memory that the new state needs is had before anything is written. */
+struct commit {
+    struct state_view old, now;
+    struct state_edit edit;
+    struct secret *grown[N_BLOBS];
+};
+
+static void commit_clear(struct commit *c)
+{
+    for (size_t i = 0; i < N_BLOBS; i++)
+        secret_free(c->grown[i]);
+}
+
+static int reserve(struct store *s, struct commit *c, struct err *e)
+{
+    struct secret *record;
+    size_t full = record_sectors(state_encoded_bytes(&c->now)) * SECTOR_BYTES;
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (c->now.blob[i].present &&
+            content_reserve(s->now.blob[i], c->now.blob[i].n, &c->grown[i], e) < 0)
+            return -1;
+    if (content_reserve(s->record, full, &record, e) < 0)
+        return -1;
+    if (record) {
+        secret_free(s->record);
+        s->record = record;
+    }
+    return 0;
+}
+
+/* Seals the payload that lies at the start of s->record, writes and flushes. */
+static int write_record(struct store *s, enum record_area area, enum record_kind kind,
+                        size_t payload_bytes, struct scan_result *ret, struct err *e)
+{
+    struct scan_result next = s->at;
+    const struct record_head head = {s->at.generation + 1, s->own_epoch, kind,
+                                     (uint32_t)payload_bytes};
+    uint32_t position = area == AREA_LOG ? s->at.log_used : 0;
+    uint32_t n = (uint32_t)record_sectors(payload_bytes);
+    record_seal(qcow_disk_record_key(qcow_disk_of(s->disk)), area, position, &head, s->at.mac,
+                secret_bytes(s->record), next.mac);
+
+    struct sector to = {area_first(layout_of(s), area).nr + position};
+    if (qcow_disk_write(s->disk, to, n, secret_bytes(s->record), e) < 0 ||
+        qcow_disk_flush(s->disk, e) < 0)
+        return err_prefix(e, "generation %" PRIu64 " could not be made durable", head.generation);
+
+    next.generation = head.generation;
+    next.epoch = head.epoch;
+    next.torn_sectors = 0;
+    if (area == AREA_LOG) {
+        next.n_records++;
+        next.log_used += n;
+    } else {
+        next.base = area;
+        next.base_head = head;
+        next.n_records = 0;
+        next.log_used = 0;
+    }
+    *ret = next;
+    return 0;
+}
+
+/* Bytes of a delta in s->record, or 0 where a checkpoint is due: the tail of the log is not ours
+ * (W2), the log is full, or the delta is half as long as the whole state. */
+static size_t make_delta(struct store *s, const struct commit *c)
+{
+    size_t left = (size_t)(layout_of(s)->log_sectors - s->at.log_used);
+    size_t most = record_sectors(state_encoded_bytes(&c->now)) / 2;
+    most = most < left ? most : left;
+    if (!s->may_append || s->unsettled || most == 0)
+        return 0;
+    struct bytes_out out = bytes_out(secret_bytes(s->record), most * RECORD_PART_BYTES);
+    delta_encode(&c->old, &c->now, &c->edit, &out);
+    return out.bad ? 0 : out.n;
+}
+
+static int write_commit(struct store *s, const struct commit *c, struct scan_result *ret,
+                        struct err *e)
+{
+    size_t n = make_delta(s, c);
+    if (n > 0)
+        return write_record(s, AREA_LOG, RECORD_DELTA, n, ret, e);
+    enum record_area other =
+        s->at.base == AREA_CHECKPOINT_A ? AREA_CHECKPOINT_B : AREA_CHECKPOINT_A;
+    struct bytes_out out = bytes_out(secret_bytes(s->record), secret_size(s->record));
+    state_encode(&c->now, &out);
+    return write_record(s, other, RECORD_FULL, out.n, ret, e);
+}
+
+/* The change in memory, which cannot fail. Bytes that are equal are left where they are. */
+static void adopt_blob(struct store_content *s, struct commit *c, size_t i)
+{
+    const struct blob_view *now = &c->now.blob[i];
+    const struct blob_edit *edit = &c->edit.blob[i];
+    size_t old_bytes = s->n[i];
+    s->present[i] = now->present;
+    s->n[i] = now->n;
+    if (c->grown[i]) {
+        memcpy(secret_bytes(c->grown[i]), now->p, now->n);
+        secret_free(s->blob[i]);
+        s->blob[i] = MOVE(c->grown[i]);
+        return;
+    }
+    if (now->n > edit->prefix) {
+        size_t same = now->n == old_bytes ? edit->suffix : 0;
+        memmove(secret_bytes(s->blob[i]) + edit->prefix, now->p + edit->prefix,
+                now->n - edit->prefix - same);
+    }
+    if (now->n < old_bytes)
+        wipe(secret_bytes(s->blob[i]) + now->n, old_bytes - now->n);
+}
+
+int store_commit(struct store *s, const struct state_change *change, struct err *e)
+{
+    __attribute__((cleanup(commit_clear))) struct commit c = {.old = content_view(&s->now)};
+    struct scan_result next;
+    if (view_after(s, change, &c.now, e) < 0)
+        return -1;
+    state_compare(&c.old, &c.now, &c.edit);
+    if (c.edit.n_changed == 0 && !s->unsettled)
+        return 0;
+    if (reserve(s, &c, e) < 0)
+        return -1;
+    if (write_commit(s, &c, &next, e) < 0) {
+        s->unsettled = true;
+        return -1;
+    }
+    s->at = next;
+    s->may_append = true;
+    s->unsettled = false;
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (c.edit.blob[i].changed)
+            adopt_blob(&s->now, &c, i);
+    return 0;
+}
+
+static uint64_t aligned_down(uint64_t n)
+{
+    return n / ALIGN_SECTORS * ALIGN_SECTORS;
+}
+
+static uint64_t checkpoint_for(size_t state_bytes)
+{
+    return aligned_down(record_sectors(state_bytes + PAYLOAD_OVERHEAD) + ALIGN_SECTORS - 1);
+}
+
+int store_plan(uint64_t disk_sectors, struct store_layout *ret, struct err *e)
+{
+    uint64_t least = REFERENCE_SECTORS + 2 * checkpoint_for(LEAST_STATE_BYTES) + LEAST_LOG_SECTORS;
+    if (disk_sectors < least)
+        return err_set(e, ERR_USAGE,
+                       "a disk of %" PRIu64 " bytes is too small for a TPM: at least %" PRIu64
+                       " bytes are needed (%" PRIu64 " KiB)",
+                       disk_sectors * SECTOR_BYTES, least * SECTOR_BYTES,
+                       least * SECTOR_BYTES / 1024);
+    uint64_t usable = aligned_down(disk_sectors) - REFERENCE_SECTORS;
+    uint64_t checkpoint = checkpoint_for(WANTED_STATE_BYTES);
+    if (checkpoint > aligned_down((usable - LEAST_LOG_SECTORS) / 2))
+        checkpoint = aligned_down((usable - LEAST_LOG_SECTORS) / 2);
+    uint64_t log = usable - 2 * checkpoint;
+    *ret = (struct store_layout){
+        .checkpoint = {REFERENCE_SECTORS, REFERENCE_SECTORS + checkpoint},
+        .checkpoint_sectors = checkpoint,
+        .log = REFERENCE_SECTORS + 2 * checkpoint,
+        .log_sectors = log < MOST_LOG_SECTORS ? log : MOST_LOG_SECTORS,
+    };
+    return 0;
+}
+
+int store_format(struct qcow_new *n, const struct ref_facts *facts, const struct mac_key *key,
+                 const struct state_change *first, struct err *e)
+{
+    static const uint8_t none[RECORD_MAC_BYTES];
+    struct state_view state = {0};
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (first->blob[i].what == BLOB_SET)
+            state.blob[i] = (struct blob_view){true, first->blob[i].p, first->blob[i].n};
+    size_t bytes = state_encoded_bytes(&state), sectors = record_sectors(bytes);
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (state.blob[i].n > BLOB_MAX_BYTES || sectors > facts->layout.checkpoint_sectors)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "the TPM's state has %zu bytes and an image of this size has room for "
+                           "%" PRIu64 ": choose a larger size",
+                           bytes, facts->layout.checkpoint_sectors * RECORD_PART_BYTES);
+
+    OWNED(secret) buf = NULL;
+    uint8_t mac[RECORD_MAC_BYTES];
+    if (secret_new(sectors * SECTOR_BYTES, &buf, e) < 0)
+        return -1;
+    struct bytes_out out = bytes_out(secret_bytes(buf), secret_size(buf));
+    state_encode(&state, &out);
+    const struct record_head head = {1, 1, RECORD_FULL, (uint32_t)bytes};
+    record_seal(key, AREA_CHECKPOINT_A, 0, &head, none, secret_bytes(buf), mac);
+    return qcow_new_write(n, area_first(&facts->layout, AREA_CHECKPOINT_A), sectors,
+                          secret_bytes(buf), e);
+}

@@ -1,0 +1,60 @@
+/* The search for the newest state in what the disk holds. Pure: looks at bytes that were read.
+ *
+ * Private to the store and its tests. What a writer keeps to (W) is what lets the search (R) tell a
+ * write that was cut off from damage:
+ *
+ *  W1  Sectors of generation g+1 are written only after generation g was flushed with success, or
+ *      was found whole (and flushed) by the one who opened.
+ *  W2  A log record is appended only behind a record that this same owner wrote and flushed since
+ *      it opened and since its last failure. The first commit of an owner, and the first after a
+ *      failed one, is a checkpoint.
+ *  W3  A checkpoint goes to the area that does not hold the base of the current state.
+ *  W4  The log begins anew, at position 0, only after a checkpoint was flushed.
+ *  W5  After a failed commit the next one writes, even if the state did not change: what it
+ *      acknowledges lies ahead of whatever the failed one left.
+ *  W6  An owner writes one epoch higher than the one it found.
+ *
+ *  R1  The base is the newest checkpoint whose sectors are all there and whose record MAC is right.
+ *  R2  From position 0 of the log every record counts that is whole, has the next generation, an
+ *      epoch not lower and a record MAC that chains onto the one before. The rest of the log is
+ *      whatever earlier rounds and attempts have left.
+ *  R3  A sector that verifies and claims a generation two or more beyond the one reached, of an
+ *      epoch not lower: the one between was acknowledged (W1) and is missing. Damage.
+ *  R4  A sector that does not verify, but has a mark that claims a generation beyond the one
+ *      reached: a disk writes sectors whole or not at all, so no cut-off write leaves this. Damage.
+ *  R5  A whole record of the next generation, at its place in the log, that does not chain: no
+ *      order of writes leaves this. Damage.
+ *  R6  Sectors of the next generation that verify, with others of that record missing (old content,
+ *      zeroes, noise): the attempt that was cut off. It was never acknowledged. Harmless.
+ *  R7  Everything that claims the generation reached or an older one, and everything without a
+ *      mark: leftovers. Harmless.
+ *
+ * One thing cannot be told from R6: whole sectors of the very last acknowledged write replaced by
+ * something else entirely. They look like a write that never arrived.
+ */
+#ifndef NVKEEP_BACKEND_STORE_SCAN_H
+#define NVKEEP_BACKEND_STORE_SCAN_H
+
+#include "backend/store_record.h"
+
+struct scan {
+    const struct mac_key *key;
+    const uint8_t *area[3]; /* by enum record_area; decrypted */
+    size_t n_sectors[3];
+    struct span *spans; /* scratch: one more than the largest of n_sectors */
+};
+
+struct scan_result {
+    enum record_area base; /* AREA_CHECKPOINT_A or _B */
+    struct record_head base_head;
+    uint64_t generation, epoch;    /* of the newest record */
+    uint8_t mac[RECORD_MAC_BYTES]; /* of the newest record */
+    uint32_t n_records;            /* in the log, onto the base */
+    uint32_t log_used;             /* sectors they take */
+    uint32_t torn_sectors;         /* of R6 */
+};
+
+/* ERR_STATE_CORRUPT: says what is damaged or missing, and the newest generation that verifies. */
+int store_scan(const struct scan *s, struct scan_result *ret, struct err *e) MUST_CHECK;
+
+#endif

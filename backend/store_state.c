@@ -1,0 +1,222 @@
+#include "backend/store_state.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum {
+    PAGE_BYTES = 4096,
+    MAX_STORE_SECTORS = (32 << 20) / SECTOR_BYTES, /* what opening is willing to hold in memory */
+};
+
+void content_clear(struct store_content *c)
+{
+    for (size_t i = 0; i < N_BLOBS; i++)
+        secret_free(c->blob[i]);
+    *c = (struct store_content){0};
+}
+
+struct state_view content_view(const struct store_content *c)
+{
+    struct state_view v = {0};
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (c->present[i])
+            v.blob[i] =
+                (struct blob_view){true, c->blob[i] ? secret_peek(c->blob[i]) : NULL, c->n[i]};
+    return v;
+}
+
+int content_reserve(const struct secret *have, size_t n, struct secret **ret, struct err *e)
+{
+    *ret = NULL;
+    if (n == 0 || (have && secret_size(have) >= n))
+        return 0;
+    size_t room = (n + n / 8 + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    return secret_new(room, ret, e);
+}
+
+struct sector area_first(const struct store_layout *l, enum record_area area)
+{
+    return (struct sector){area == AREA_LOG ? l->log : l->checkpoint[area]};
+}
+
+uint64_t area_sectors(const struct store_layout *l, enum record_area area)
+{
+    return area == AREA_LOG ? l->log_sectors : l->checkpoint_sectors;
+}
+
+/* The layout was authenticated and has no overlaps; that it lies on this disk and that we can hold
+ * it is checked here. */
+static int check_layout(const struct qcow_disk *d, struct err *e)
+{
+    const struct store_layout *l = &qcow_disk_facts(d)->layout;
+    uint64_t disk = qcow_image_header(qcow_disk_image(d))->size / SECTOR_BYTES;
+    for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++) {
+        uint64_t first = area_first(l, a).nr, n = area_sectors(l, a);
+        if (n == 0 || !range_within(first, n, disk))
+            return err_set(e, ERR_STATE_CORRUPT,
+                           "the reference sector places part of the record store at sectors "
+                           "%" PRIu64 " to %" PRIu64 ", but the disk has %" PRIu64
+                           ": the image was shrunk or cut off",
+                           first, first + n, disk);
+        if (n > MAX_STORE_SECTORS)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "a part of the record store is %" PRIu64
+                           " sectors long; this version handles %d",
+                           n, MAX_STORE_SECTORS);
+    }
+    return 0;
+}
+
+/* What was read, and the search's scratch. */
+struct reading {
+    struct scan scan;
+    struct secret *bytes;
+};
+
+static void reading_clear(struct reading *r)
+{
+    secret_free(r->bytes);
+    free(r->scan.spans);
+}
+
+/* The log before the checkpoints: whoever reads while a writer is at work then finds checkpoints at
+ * least as new as the log, which is sound. */
+static int read_areas(const struct qcow_disk *d, struct reading *r, struct err *e)
+{
+    static const enum record_area order[] = {AREA_LOG, AREA_CHECKPOINT_A, AREA_CHECKPOINT_B};
+    const struct store_layout *l = &qcow_disk_facts(d)->layout;
+    size_t total = 0, longest = 0, at = 0;
+    for (size_t i = 0; i < ARRAY_LEN(order); i++) {
+        size_t n = (size_t)area_sectors(l, order[i]);
+        total += n;
+        longest = n > longest ? n : longest;
+    }
+    if (secret_new(total * SECTOR_BYTES, &r->bytes, e) < 0)
+        return err_prefix(e, "reading the record store");
+    r->scan.key = qcow_disk_record_key(d);
+    r->scan.spans = calloc(longest + 1, sizeof(*r->scan.spans));
+    if (!r->scan.spans)
+        return err_nomem(e, "the search through the record store");
+
+    for (size_t i = 0; i < ARRAY_LEN(order); i++) {
+        enum record_area a = order[i];
+        uint8_t *to = secret_bytes(r->bytes) + at * SECTOR_BYTES;
+        r->scan.area[a] = to;
+        r->scan.n_sectors[a] = (size_t)area_sectors(l, a);
+        if (qcow_disk_read(d, area_first(l, a), r->scan.n_sectors[a], to, e) < 0)
+            return err_prefix(e, "reading the record store");
+        at += r->scan.n_sectors[a];
+    }
+    return 0;
+}
+
+/* Memory with room for n bytes in place of *s, keeping the first `keep` bytes of it. */
+static int grow(struct secret **s, size_t n, size_t keep, struct err *e)
+{
+    struct secret *bigger;
+    if (content_reserve(*s, n, &bigger, e) < 0)
+        return -1;
+    if (!bigger)
+        return 0;
+    if (keep > 0)
+        memcpy(secret_bytes(bigger), secret_peek(*s), keep);
+    secret_free(*s);
+    *s = bigger;
+    return 0;
+}
+
+static int not_readable(uint64_t generation, struct err *e)
+{
+    return err_set(e, ERR_STATE_CORRUPT,
+                   "the record of generation %" PRIu64
+                   " verifies but does not make sense: it was not written by this program",
+                   generation);
+}
+
+static int load_base(const struct reading *r, const struct scan_result *found,
+                     struct store_content *c, struct secret **record, struct err *e)
+{
+    size_t bytes = found->base_head.bytes;
+    struct state_view state;
+    if (grow(record, bytes, 0, e) < 0)
+        return -1;
+    record_payload(r->scan.area[found->base], bytes, secret_bytes(*record));
+    if (!state_decode(bytes_in(secret_peek(*record), bytes), &state))
+        return not_readable(found->base_head.generation, e);
+    for (size_t i = 0; i < N_BLOBS; i++) {
+        if (!state.blob[i].present)
+            continue;
+        if (grow(&c->blob[i], state.blob[i].n, 0, e) < 0)
+            return -1;
+        if (state.blob[i].n > 0)
+            memcpy(secret_bytes(c->blob[i]), state.blob[i].p, state.blob[i].n);
+        c->n[i] = state.blob[i].n;
+        c->present[i] = true;
+    }
+    return 0;
+}
+
+static int apply(const struct delta *delta, struct store_content *c, struct secret **scratch,
+                 struct err *e)
+{
+    for (size_t i = 0; i < N_BLOBS; i++) {
+        const struct delta_blob *b = &delta->blob[i];
+        if (!b->changed)
+            continue;
+        if (grow(&c->blob[i], b->n_new, c->n[i], e) < 0 ||
+            grow(scratch, delta_scratch_bytes(b), 0, e) < 0)
+            return -1;
+        if (b->n_new > 0)
+            delta_apply(b, secret_bytes(c->blob[i]), *scratch ? secret_bytes(*scratch) : NULL);
+        c->n[i] = b->n_new;
+        c->present[i] = b->present;
+    }
+    return 0;
+}
+
+static int load_log(const struct reading *r, const struct scan_result *found,
+                    struct store_content *c, struct secret **record, struct err *e)
+{
+    OWNED(secret) scratch = NULL;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < found->n_records; i++) {
+        const uint8_t *sectors = r->scan.area[AREA_LOG] + (size_t)at * SECTOR_BYTES;
+        struct record_sector first;
+        struct delta delta;
+        struct state_view now = content_view(c);
+        uint64_t generation = found->base_head.generation + i + 1;
+        if (!record_sector_verify(r->scan.key, AREA_LOG, at, sectors, &first))
+            return not_readable(generation, e);
+        if (grow(record, first.head.bytes, 0, e) < 0)
+            return -1;
+        record_payload(sectors, first.head.bytes, secret_bytes(*record));
+        if (!delta_decode(bytes_in(secret_peek(*record), first.head.bytes), &now, &delta))
+            return not_readable(generation, e);
+        if (apply(&delta, c, &scratch, e) < 0)
+            return -1;
+        at += first.mark.count;
+    }
+    return 0;
+}
+
+int store_load(const struct qcow_disk *d, struct scan_result *ret_found,
+               struct store_content *ret_content, struct secret **ret_record, struct err *e)
+{
+    __attribute__((cleanup(reading_clear))) struct reading r = {0};
+    __attribute__((cleanup(content_clear))) struct store_content c = {0};
+    OWNED(secret) record = NULL;
+    struct scan_result found;
+    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0 || store_scan(&r.scan, &found, e) < 0 ||
+        load_base(&r, &found, &c, &record, e) < 0 || load_log(&r, &found, &c, &record, e) < 0)
+        return -1;
+
+    const struct state_view now = content_view(&c);
+    size_t full = record_sectors(state_encoded_bytes(&now)) * SECTOR_BYTES;
+    if (grow(&record, full, 0, e) < 0)
+        return -1;
+    *ret_found = found;
+    *ret_content = c;
+    *ret_record = MOVE(record);
+    c = (struct store_content){0};
+    return 0;
+}
