@@ -1,4 +1,5 @@
-/* The TPM: libtpms over a store. tpm.c is the only file that sees libtpms.
+/* The TPM: libtpms over a store. tpm.c is the only file that sees libtpms; tpm_life.c and
+ * tpm_state.c keep the promises below, tpm_command.c knows the few bytes of commands that matter.
  *
  * libtpms' callbacks carry no user pointer and all its state is global: there is at most one
  * struct tpm per process, and one static pointer in tpm.c. All calls come from one thread (the
@@ -18,7 +19,7 @@
 
 #include "backend/store.h"
 
-enum { TPM_BUFFER_BYTES = 4096, TPM_BUFFER_MIN_BYTES = 2808 };
+enum { TPM_BUFFER_BYTES = 4096, TPM_LOCALITY_MAX = 4 };
 
 struct tpm;
 
@@ -45,17 +46,21 @@ const struct store *tpm_store(const struct tpm *t);
  * Only while off, except want = 0, which asks. */
 uint32_t tpm_buffer_size(struct tpm *t, uint32_t want, uint32_t *ret_min, uint32_t *ret_max);
 
-/* Power on (CMD_INIT). drop_volatile: forget a stored volatile state first. Staged blobs (below)
- * are committed first. On failure the TPM is off and the store as it was. */
+/* Power on (CMD_INIT); where it is on, it is switched off before. Staged blobs (below) are used and
+ * committed as one generation. A volatile state, staged or stored, is resumed: the TPM is started
+ * up then. drop_volatile: it is used this once, and is not in the store afterwards. On failure the
+ * TPM is off and the store as it was; staged blobs are kept where the store failed, and forgotten
+ * (tpm_stage) where libtpms refused them. */
 int tpm_power_on(struct tpm *t, bool drop_volatile, struct err *e) MUST_CHECK;
-void tpm_power_off(
-    struct tpm *t); /* CMD_STOP: no shutdown command is sent; staged blobs are kept */
+/* CMD_STOP: no shutdown command is sent; staged blobs are kept. */
+void tpm_power_off(struct tpm *t);
 bool tpm_is_on(const struct tpm *t);
 
 /* One command. resp has room for TPM_BUFFER_BYTES. Always gives a well-formed response of the TPM's
- * own version, also while off (TPM 2: 0x101, TPM 1.2: 9), for garbage and for storage errors.
- * Returns 0, or -1 when the change could not be made durable (*e says why; the response is filled
- * all the same). */
+ * own version, also while off (TPM 2: 0x101, TPM 1.2: 9), for garbage, for a locality above 4 and
+ * for storage errors. Returns 0, or -1 when the change could not be made durable (*e says why; the
+ * response is filled all the same). Where not even the way back worked (libtpms refuses its own
+ * state), *e says that too, and every command is answered so until the next power-on. */
 int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
                 uint8_t *resp, size_t *ret_resp_bytes, struct err *e) MUST_CHECK;
 
@@ -71,12 +76,15 @@ int tpm_startup(struct tpm *t, enum tpm_startup how, struct err *e) MUST_CHECK;
  * on. */
 int tpm_orderly_shutdown(struct tpm *t, struct err *e) MUST_CHECK;
 
-/* Control commands. TPM results (0 is success) where libtpms has the say. */
+/* Control commands. TPM results (0 is success) where libtpms has the say; 0x0a while off, 0x1f
+ * where the change could not be made durable (and did not happen). */
 uint32_t tpm_established(struct tpm *t, bool *ret);
 uint32_t tpm_reset_established(struct tpm *t, uint8_t locality);
 uint32_t tpm_hash_start(struct tpm *t);
 uint32_t tpm_hash_data(struct tpm *t, const uint8_t *p, size_t n);
 uint32_t tpm_hash_end(struct tpm *t);
+/* Stores the volatile state too, for the next power-on. It is dropped from the store as soon as a
+ * later command changes the permanent state: the two belong together. */
 int tpm_store_volatile(struct tpm *t, struct err *e) MUST_CHECK;
 
 /* The state of one instant, for migration; n = 0 and NULL where there is none of that kind. While
@@ -84,9 +92,10 @@ int tpm_store_volatile(struct tpm *t, struct err *e) MUST_CHECK;
 int tpm_export(struct tpm *t, enum blob_kind kind, struct secret **ret, size_t *ret_bytes,
                struct err *e) MUST_CHECK;
 /* Stages a blob while off (p borrowed). Checked by libtpms as far as it goes; nothing is written
- * before tpm_power_on(), which commits all staged blobs as one generation or none. On failure all
- * staged blobs are forgotten and power-on is refused until a complete set was staged. n = 0: there
- * is none of that kind. */
+ * before tpm_power_on(), which commits all staged blobs as one generation or none. A permanent
+ * state comes first and begins a new set: a kind that is not staged after it, the TPM does not
+ * have. On failure all staged blobs are forgotten, and until a permanent state is staged again
+ * power-on and further blobs are refused with the same error. n = 0: there is none of that kind. */
 int tpm_stage(struct tpm *t, enum blob_kind kind, const uint8_t *p, size_t n,
               struct err *e) MUST_CHECK;
 
