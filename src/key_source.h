@@ -8,7 +8,7 @@
  *     prompt             asked on the terminal, without echo
  *
  * Never argv, never the environment. The passphrase goes from the descriptor straight into a
- * secret.
+ * secret. PATH may be a pipe (process substitution): reading then waits for its writer.
  */
 #ifndef NVKEEP_SRC_KEY_SOURCE_H
 #define NVKEEP_SRC_KEY_SOURCE_H
@@ -23,6 +23,7 @@ enum key_source_kind {
     KEY_SOURCE_FD,
     KEY_SOURCE_CREDENTIAL,
     KEY_SOURCE_PROMPT,
+    KEY_SOURCE_N_KINDS
 };
 enum { KEY_MAX_BYTES = 65536 };
 
@@ -37,7 +38,8 @@ struct key_source {
 int key_source_parse(const char *arg, struct key_source *ret, struct err *e) MUST_CHECK;
 
 /* Reads the key. ERR_KEY_MISSING: the source delivered nothing; ERR_USAGE: no such file, longer
- * than KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret). */
+ * than KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret). image is for the
+ * prompt. */
 int key_source_read(const struct key_source *src, const char *image, struct secret **ret,
                     size_t *ret_bytes, struct err *e) MUST_CHECK;
 
