@@ -1,4 +1,44 @@
-int main(void)
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/cli.h"
+
+/* Descriptors 0 to 2 are open: otherwise the next file to be opened would become standard output
+ * and be written to. */
+static int ensure_stdio(void)
 {
-    return 2;
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            return -1;
+    return 0;
+}
+
+/* Before anything secret exists: no core dumps, no other process of the user looks in, a peer that
+ * goes away is an error and not a death, files are the owner's. */
+static int harden(void)
+{
+    static const struct rlimit none = {0, 0};
+    static const struct sigaction ignore = {.sa_handler = SIG_IGN};
+    umask(077);
+    if (sigaction(SIGPIPE, &ignore, NULL) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ||
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+        return -1;
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (ensure_stdio() < 0 || harden() < 0) {
+        fprintf(stderr, "nvkeep: STORAGE_ERROR: cannot set up the process: %s\n",
+                strerrordesc_np(errno));
+        return err_class(ERR_STORAGE)->exit_code;
+    }
+    return cli_main(argc, argv);
 }

@@ -1,0 +1,182 @@
+#include "src/cli_table.h"
+
+#include "src/cli.h"
+
+#define KIB UINT64_C(1024)
+
+const struct cli_option cli_options[N_OPTIONS] = {
+    [OPT_KEY] = {"key", 0, ARG_KEY, "SOURCE", "where the passphrase comes from",
+                 .sub = {{"file", "PATH", "the bytes of a file, exactly (a final newline counts)"},
+                         {"pwdfile", "PATH", "a file; one final newline is dropped"},
+                         {"fd", "N", "an inherited descriptor, bytes exactly"},
+                         {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},
+                         {"credential", "NAME", "a systemd credential of this unit"},
+                         {"prompt", NULL, "ask on the terminal"}}},
+    [OPT_NEW_KEY] = {"new-key", 0, ARG_PATH, "FILE",
+                     "make a random key, write it to FILE (which must not exist) and use it"},
+    [OPT_TPM2] = {"tpm2", 0, ARG_NONE, NULL, "a TPM 2.0 (default)"},
+    [OPT_TPM12] = {"tpm12", 0, ARG_NONE, NULL, "a TPM 1.2"},
+    [OPT_ITER_TIME] =
+        {"iter-time", 0, ARG_NUMBER, "MS",
+         "how long one try of a passphrase shall take, in milliseconds (default: 2000, "
+         "with --new-key 10)",
+         .least = 1, .most = 600000},
+    [OPT_SIZE] = {"size", 0, ARG_SIZE, "BYTES",
+                  "size of the disk in the image, with K, M or G (default: 1M)", .least = 64 * KIB,
+                  .most = KIB * KIB * KIB},
+    [OPT_CLUSTER_SIZE] = {"cluster-size", 0, ARG_SIZE, "BYTES",
+                          "cluster size of the image, a power of two (default: 64K)", .least = 512,
+                          .most = 2 * KIB * KIB},
+    [OPT_CTRL] = {"ctrl", 0, ARG_SUBOPTS, "SOCKET", "the control channel, for the emulator",
+                  .sub = {{"type", "unixio|tcp", "what kind of socket"},
+                          {"path", "PATH", "unixio: where to make the socket"},
+                          {"mode", "OCTAL", "unixio: its permissions (default: 0770)"},
+                          {"uid", "USER", "unixio: its owner, a name or a number"},
+                          {"gid", "GROUP", "unixio: its group, a name or a number"},
+                          {"port", "N", "tcp: the port"},
+                          {"bindaddr", "ADDRESS", "tcp: numeric address (default: 127.0.0.1)"},
+                          {"fd", "N", "an inherited listening socket"},
+                          {"clientfd", "N", "an inherited connected socket"},
+                          {"terminate", NULL, "end when the client hangs up"}}},
+    [OPT_SERVER] = {"server", 0, ARG_SUBOPTS, "SOCKET",
+                    "a data channel of its own, for clients that pass no descriptor",
+                    .sub = {{"type", "unixio|tcp", "what kind of socket"},
+                            {"path", "PATH", "unixio: where to make the socket"},
+                            {"mode", "OCTAL", "unixio: its permissions (default: 0770)"},
+                            {"uid", "USER", "unixio: its owner, a name or a number"},
+                            {"gid", "GROUP", "unixio: its group, a name or a number"},
+                            {"port", "N", "tcp: the port"},
+                            {"bindaddr", "ADDRESS", "tcp: numeric address (default: 127.0.0.1)"},
+                            {"fd", "N", "an inherited connected socket; end when it is closed"},
+                            {"disconnect", NULL, "one command for each connection"}}},
+    [OPT_FLAGS] = {"flags", 0, ARG_SUBOPTS, "FLAGS",
+                   "what happens without being told on the control channel",
+                   .sub = {{"not-need-init", NULL, "power the TPM on at start"},
+                           {"startup-clear", NULL, "the same, and send TPM2_Startup(CLEAR)"},
+                           {"startup-state", NULL, "the same, and send TPM2_Startup(STATE)"},
+                           {"startup-deactivated", NULL, "the same for TPM 1.2, deactivated"},
+                           {"startup-none", NULL, "send no startup command (default)"},
+                           {"disable-auto-shutdown", NULL,
+                            "send no TPM2_Shutdown for a guest that forgot it"}}},
+    [OPT_LOCALITY] = {"locality", 0, ARG_SUBOPTS, "RULES", "which localities can be chosen",
+                      .sub = {{"reject-locality-4", NULL, "refuse locality 4"},
+                              {"allow-set-locality", NULL,
+                               "clients of the data channel may choose theirs"}}},
+    [OPT_LOG] = {"log", 0, ARG_SUBOPTS, "WHERE", "write a log",
+                 .sub = {{"file", "PATH", "append to a file"},
+                         {"fd", "N", "write to an inherited descriptor"},
+                         {"level", "N",
+                          "0: errors; 1: also start, stop, claims (default); 5: also "
+                          "control commands"},
+                         {"prefix", "TEXT", "put TEXT in front of each line"},
+                         {"truncate", NULL, "empty the file first"}}},
+    [OPT_PID] = {"pid", 0, ARG_SUBOPTS, "WHERE", "write the process id once the daemon is ready",
+                 .sub = {{"file", "PATH", "to a file, removed at the end"},
+                         {"fd", "N", "to an inherited descriptor"}}},
+    [OPT_DAEMON] = {"daemon", 'd', ARG_NONE, NULL,
+                    "go to the background once the image is open; the exit code tells"},
+    [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
+    [OPT_JSON] = {"json", 0, ARG_NONE, NULL, "report as a JSON object on standard output"},
+    [OPT_HELP] = {"help", 'h', ARG_NONE, NULL, "this text"},
+};
+
+#define OPTIONS(...)                                                                               \
+    .options = {__VA_ARGS__},                                                                      \
+    .n_options = sizeof((enum cli_option_id[]){__VA_ARGS__}) / sizeof(enum cli_option_id)
+
+const struct cli_command cli_commands[] = {
+    {
+        .name = "create",
+        .operand = "IMAGE",
+        .brief = "make a new TPM in a new encrypted image",
+        .about =
+            "Makes a new TPM and the image that keeps its state: a qcow2 file with LUKS inside\n"
+            "(AES-256-XTS), which qemu-img opens with the same passphrase. The file appears whole\n"
+            "or not at all, and an existing file is never touched.\n"
+            "\n"
+            "Without --key and --new-key the passphrase is asked on the terminal. It must be\n"
+            "something qemu-img could use: valid UTF-8 without NUL.\n"
+            "\n"
+            "A passphrase that a person chose is made slow to guess (--iter-time). A key made by\n"
+            "--new-key holds 256 random bits; slowing it down would add nothing.",
+        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_TPM2, OPT_TPM12, OPT_ITER_TIME, OPT_SIZE,
+                OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_KEY, OPT_NEW_KEY}, {OPT_TPM2, OPT_TPM12}},
+        .n_exclusive = 2,
+        .wants_key = true,
+        .run = cmd_create,
+    },
+    {
+        .name = "serve",
+        .operand = "IMAGE",
+        .brief = "serve the TPM of an image to an emulator",
+        .about =
+            "Serves the TPM on a control channel and a data channel, as QEMU's tpmdev "
+            "\"emulator\"\n"
+            "and the tools for swtpm know them. The image is opened, the passphrase checked and\n"
+            "the state verified before anything is answered. A wrong or missing key, or a damaged\n"
+            "image, ends the program with the exit code of its class.\n"
+            "\n"
+            "Runs until the emulator shuts it down, SIGTERM arrives, or (with --terminate) the\n"
+            "data connection is lost. Never asks for a passphrase unless told so by --key prompt.\n"
+            "Without --log, errors go to standard error.",
+        OPTIONS(OPT_KEY, OPT_CTRL, OPT_SERVER, OPT_FLAGS, OPT_LOCALITY, OPT_LOG, OPT_PID,
+                OPT_DAEMON, OPT_TERMINATE, OPT_JSON, OPT_HELP),
+        .required = {OPT_CTRL},
+        .n_required = 1,
+        .wants_key = true,
+        .run = cmd_serve,
+    },
+    {
+        .name = "info",
+        .operand = "IMAGE",
+        .brief = "show what an image is (needs no key)",
+        .about = "Shows what can be seen from outside: format, encryption, key slots, sizes, whose "
+                 "image\n"
+                 "it is, and whether serve would open it, given the key. With --key also what is "
+                 "inside:\n"
+                 "the kind of TPM, how often its state changed, and how full the log is.\n"
+                 "\n"
+                 "Never writes and takes no lock: usable while the image is being served.",
+        OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
+        .run = cmd_info,
+    },
+    {
+        .name = "verify-key",
+        .operand = "IMAGE",
+        .brief = "tell whether a passphrase opens an image",
+        .about =
+            "Checks the passphrase against the image and verifies that the image holds a TPM. The\n"
+            "exit code answers: 0, or 11 for a wrong key (see nvkeep help exit-codes).\n"
+            "\n"
+            "Never writes and takes no lock: usable while the image is being served.",
+        OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
+        .wants_key = true,
+        .run = cmd_verify_key,
+    },
+    {
+        .name = "check",
+        .operand = "IMAGE",
+        .brief = "check all of an image: its metadata and every record",
+        .about =
+            "Verifies the TPM's state record by record, counts every reference inside the qcow2\n"
+            "file and compares it with the reference counts. Exit code 0: nothing is damaged.\n"
+            "Clusters that are allocated and not used (leaks) cost space, not safety: they are\n"
+            "reported, and the exit code stays 0.\n"
+            "\n"
+            "Never writes and takes no lock. What a running daemon writes meanwhile is not damage.",
+        OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
+        .wants_key = true,
+        .run = cmd_check,
+    },
+};
+
+const size_t cli_n_commands = ARRAY_LEN(cli_commands);
+
+bool cli_command_has(const struct cli_command *c, enum cli_option_id id)
+{
+    for (size_t i = 0; i < c->n_options; i++)
+        if (c->options[i] == id)
+            return true;
+    return false;
+}

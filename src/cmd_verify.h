@@ -1,0 +1,16 @@
+/* What verify-key, check and info --key have in common: the image read with its key. */
+#ifndef NVKEEP_SRC_CMD_VERIFY_H
+#define NVKEEP_SRC_CMD_VERIFY_H
+
+#include "backend/image.h"
+#include "src/cli.h"
+#include "src/cli_text.h"
+
+/* Gets the key, verifies the image read-only and without a lock, shows progress. */
+int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report *ret,
+               struct err *e) MUST_CHECK;
+
+/* What only the key shows, as JSON. */
+void report_inside(struct cli_run *run, const struct image_report *r);
+
+#endif
