@@ -113,31 +113,45 @@ static unsigned newest_claim(const uint8_t *sector, struct record_mark *ret)
     return n;
 }
 
-static int damaged(enum record_area area, uint32_t position, const struct record_mark *claim,
-                   const struct scan_result *r, struct err *e)
+enum standing { BEHIND, AHEAD, DAMAGED };
+
+/* How a sector stands to the generation reached. *ret_claim is filled unless BEHIND. */
+static enum standing standing_of(const struct scan *s, const struct scan_result *r,
+                                 enum record_area area, size_t i, struct record_mark *ret_claim)
 {
+    const uint8_t *sector = s->area[area] + i * SECTOR_BYTES;
+    struct record_sector found;
+    if (newest_claim(sector, ret_claim) == 0 || ret_claim->generation <= r->generation)
+        return BEHIND;
+    if (!record_sector_verify(s->key, area, (uint32_t)i, sector, &found))
+        return ret_claim->generation - r->generation <= MAX_AHEAD ? DAMAGED : BEHIND;
+    if (found.head.epoch < r->epoch)
+        return BEHIND; /* written by an owner who had lost the image */
+    return AHEAD;
+}
+
+/* R4 */
+static int judge_damage(const struct scan *s, enum record_area area, size_t i,
+                        struct scan_result *r, struct err *e)
+{
+    struct record_mark claim;
+    if (standing_of(s, r, area, i, &claim) != DAMAGED)
+        return 0;
     return err_set(e, ERR_STATE_CORRUPT,
-                   "sector %" PRIu32 " of %s is damaged: it was sector %u of %u of generation "
-                   "%" PRIu64 "; the newest state that verifies is generation %" PRIu64,
-                   position, area_name(area), claim->index + 1U, claim->count, claim->generation,
+                   "sector %zu of %s is damaged: it was sector %u of %u of generation %" PRIu64
+                   "; the newest state that verifies is generation %" PRIu64,
+                   i, area_name(area), claim.index + 1U, claim.count, claim.generation,
                    r->generation);
 }
 
-/* R3, R4, R6, R7 for one sector. */
-static int judge_sector(const struct scan *s, enum record_area area, uint32_t position,
-                        struct scan_result *r, struct err *e)
+/* R3, R6 */
+static int judge_newer(const struct scan *s, enum record_area area, size_t i, struct scan_result *r,
+                       struct err *e)
 {
-    const uint8_t *sector = s->area[area] + (size_t)position * SECTOR_BYTES;
     struct record_mark claim;
-    struct record_sector found;
-    if (newest_claim(sector, &claim) == 0 || claim.generation <= r->generation)
+    if (standing_of(s, r, area, i, &claim) != AHEAD)
         return 0;
-    uint64_t ahead = claim.generation - r->generation;
-    if (!record_sector_verify(s->key, area, position, sector, &found))
-        return ahead <= MAX_AHEAD ? damaged(area, position, &claim, r, e) : 0;
-    if (found.head.epoch < r->epoch)
-        return 0; /* written by an owner who had lost the image */
-    if (ahead >= 2)
+    if (claim.generation - r->generation >= 2)
         return err_set(e, ERR_STATE_CORRUPT,
                        "generation %" PRIu64 " is damaged or missing: %s holds a sector of "
                        "generation %" PRIu64 ", which came after it; the newest state that "
@@ -149,13 +163,17 @@ static int judge_sector(const struct scan *s, enum record_area area, uint32_t po
 
 int store_scan(const struct scan *s, struct scan_result *ret, struct err *e)
 {
+    /* Damage first: its message names the very sector. */
+    static int (*const judges[])(const struct scan *, enum record_area, size_t,
+                                 struct scan_result *, struct err *) = {judge_damage, judge_newer};
     struct scan_result r = {0};
     if (find_base(s, &r, e) < 0 || walk_log(s, &r, e) < 0)
         return -1;
-    for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
-        for (size_t i = 0; i < s->n_sectors[a]; i++)
-            if (judge_sector(s, a, (uint32_t)i, &r, e) < 0)
-                return -1;
+    for (size_t judge = 0; judge < ARRAY_LEN(judges); judge++)
+        for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
+            for (size_t i = 0; i < s->n_sectors[a]; i++)
+                if (judges[judge](s, a, i, &r, e) < 0)
+                    return -1;
     *ret = r;
     return 0;
 }
