@@ -82,21 +82,30 @@ void calls_count(const char *trace, const char *state_path, const struct interva
     fclose(f);
 }
 
+/* The n-th word of a line as a number (words count from 0), or 0. */
+static uint64_t number_at(const char *line, unsigned word)
+{
+    const char *p = line + strspn(line, " ");
+    for (; word > 0; word--) {
+        p += strcspn(p, " ");
+        p += strspn(p, " ");
+    }
+    return strtoull(p, NULL, 10);
+}
+
 uint64_t device_bytes_written(const char *path)
 {
+    enum { MAJOR = 0, MINOR = 1, SECTORS_WRITTEN = 9 };
     struct stat st;
     char line[512];
     uint64_t bytes = 0;
     if (stat(path, &st) < 0)
         return 0;
     FILE *f = fopen("/proc/diskstats", "re");
-    while (f && fgets(line, sizeof(line), f)) {
-        unsigned major, minor;
-        unsigned long long sectors;
-        if (sscanf(line, "%u %u %*s %*u %*u %*u %*u %*u %*u %llu", &major, &minor, &sectors) == 3 &&
-            major == major(st.st_dev) && minor == minor(st.st_dev))
-            bytes = sectors * 512;
-    }
+    while (f && fgets(line, sizeof(line), f))
+        if (number_at(line, MAJOR) == major(st.st_dev) &&
+            number_at(line, MINOR) == minor(st.st_dev))
+            bytes = number_at(line, SECTORS_WRITTEN) * 512;
     if (f)
         fclose(f);
     return bytes;
@@ -111,14 +120,12 @@ struct memory process_memory(pid_t pid)
     if (!f)
         fail("%s: %s", path, strerror(errno));
     while (fgets(line, sizeof(line), f)) {
-        unsigned long kb;
-        if (sscanf(line, "Rss: %lu", &kb) == 1)
-            m.rss_kb = kb;
-        if (sscanf(line, "Pss: %lu", &kb) == 1)
-            m.pss_kb = kb;
-        if (sscanf(line, "Private_Clean: %lu", &kb) == 1 ||
-            sscanf(line, "Private_Dirty: %lu", &kb) == 1)
-            m.private_kb += kb;
+        if (strncmp(line, "Rss:", 4) == 0)
+            m.rss_kb = number_at(line, 1);
+        if (strncmp(line, "Pss:", 4) == 0)
+            m.pss_kb = number_at(line, 1);
+        if (strncmp(line, "Private_Clean:", 14) == 0 || strncmp(line, "Private_Dirty:", 14) == 0)
+            m.private_kb += number_at(line, 1);
     }
     fclose(f);
     return m;
@@ -126,18 +133,17 @@ struct memory process_memory(pid_t pid)
 
 double process_cpu_us(pid_t pid)
 {
-    char path[64], file[400];
+    char path[64], file[400], line[128];
     double sum = 0;
     snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
     DIR *d = opendir(path);
     if (!d)
         fail("%s: %s", path, strerror(errno));
     for (struct dirent *t; (t = readdir(d));) {
-        unsigned long long ns;
         snprintf(file, sizeof(file), "%s/%s/schedstat", path, t->d_name);
         FILE *f = t->d_name[0] == '.' ? NULL : fopen(file, "re");
-        if (f && fscanf(f, "%llu", &ns) == 1)
-            sum += (double)ns / 1e3;
+        if (f && fgets(line, sizeof(line), f))
+            sum += (double)number_at(line, 0) / 1e3;
         if (f)
             fclose(f);
     }
