@@ -10,7 +10,7 @@
 #include "src/key_prompt.h"
 #include "src/new_key.h"
 
-enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, DIGEST_SHARE = 8, MIN_CLUSTER_BITS = 9 };
+enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, MIN_CLUSTER_BITS = 9 };
 
 struct plan {
     unsigned ms;
@@ -51,19 +51,6 @@ static int plan_numbers(const struct cli_args *a, struct plan *ret, struct err *
         return err_set(e, ERR_USAGE, "--size: %" PRIu64 " is not a multiple of 4096", size);
     p.image.size = size;
     *ret = p;
-    return 0;
-}
-
-/* Slot and digest together must stay below what every open accepts. */
-static int plan_iterations(struct plan *p, struct err *e)
-{
-    p->image.iterations = luks_iterations_for(p->ms);
-    uint64_t sum = (uint64_t)p->image.iterations + p->image.iterations / DIGEST_SHARE + 1;
-    if (sum > LUKS_MAX_ITERATIONS)
-        return err_set(e, ERR_USAGE,
-                       "--iter-time: %u ms are %" PRIu32 " iterations on this machine, more than "
-                       "an image may cost to open; choose less",
-                       p->ms, p->image.iterations);
     return 0;
 }
 
@@ -158,7 +145,7 @@ int cmd_create(struct cli_run *run, struct err *e)
     OWNED(secret) key = NULL;
     size_t key_bytes = 0;
     if (plan_numbers(run->args, &plan, e) < 0 || refuse_existing(plan.image.path, e) < 0 ||
-        plan_iterations(&plan, e) < 0)
+        key_cost(plan.ms, &plan.image.iterations, e) < 0)
         return -1;
     /* Asking comes before the signals are held back: Ctrl-C at the prompt just ends the program. */
     if (!run->args->text[OPT_NEW_KEY] && get_key(run, &key, &key_bytes, e) < 0)

@@ -13,7 +13,7 @@
 #ifndef NVKEEP_SRC_KEY_SOURCE_H
 #define NVKEEP_SRC_KEY_SOURCE_H
 
-#include "crypto/secret.h"
+#include "src/key_rules.h"
 
 enum key_source_kind {
     KEY_SOURCE_NONE = 0,
@@ -42,8 +42,5 @@ int key_source_parse(const char *arg, struct key_source *ret, struct err *e) MUS
  * prompt. */
 int key_source_read(const struct key_source *src, const char *image, struct secret **ret,
                     size_t *ret_bytes, struct err *e) MUST_CHECK;
-
-/* Could stock qemu-img use it? ERR_USAGE with the reason: empty, NUL byte, not UTF-8. */
-int key_usable_by_qemu(const struct secret *key, size_t n, struct err *e) MUST_CHECK;
 
 #endif

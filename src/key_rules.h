@@ -1,0 +1,16 @@
+/* What the key of a new image must be, and what one try of it shall cost. Program and library make
+ * images by the same rules.
+ */
+#ifndef NVKEEP_SRC_KEY_RULES_H
+#define NVKEEP_SRC_KEY_RULES_H
+
+#include "crypto/secret.h"
+
+/* Could stock qemu-img use it? ERR_USAGE with the reason: empty, NUL byte, not UTF-8. */
+int key_usable_by_qemu(const struct secret *key, size_t n, struct err *e) MUST_CHECK;
+
+/* Iterations that take about `ms` milliseconds here. ERR_USAGE: so many that the image would be
+ * refused when it is opened. */
+int key_cost(unsigned ms, uint32_t *ret_iterations, struct err *e) MUST_CHECK;
+
+#endif
