@@ -32,13 +32,16 @@ struct blk_ops {
     int (*claim)(void *ctx, struct err *e); /* ERR_LOCKED */
     void (*release)(void *ctx);
     void (*close)(void *ctx);
+    /* The size now, asked once the claim is held. NULL: it never changes. */
+    int (*size)(void *ctx, uint64_t *ret, struct err *e);
 };
 
 enum blk_mode { BLK_READ_ONLY, BLK_READ_WRITE };
 
 /* Opens an existing regular file or block device; never creates, never follows a final symlink to
- * something else than those two; never waits (FIFO). name is kept for messages, escaped.
- * ERR_USAGE: no such file, a directory, a FIFO...; ERR_STORAGE: the system refused. */
+ * something else than those two; never waits (FIFO). The path is kept for messages, escaped.
+ * ERR_USAGE: no such file, a directory, a FIFO...; ERR_STORAGE: the system refused (permission,
+ * I/O). */
 int blk_open(const char *path, enum blk_mode mode, struct blk **ret, struct err *e) MUST_CHECK;
 
 /* A blk over other storage. Takes ctx on success (ops->close). */
@@ -50,13 +53,14 @@ DEFINE_OWNED(blk);
 uint64_t blk_size(const struct blk *b);    /* at open, refreshed by blk_claim */
 const char *blk_name(const struct blk *b); /* escaped, for messages */
 void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino); /* 0 0: no file */
+bool blk_is_claimed(const struct blk *b); /* what is read now was not read before the claim */
 
 /* ERR_STATE_CORRUPT where the range does not lie inside the file. */
 int blk_read(const struct blk *b, struct host at, void *buf, size_t n, struct err *e) MUST_CHECK;
 
 /* Taken on success (*b becomes NULL). ERR_LOCKED: somebody else holds the image; ERR_USAGE: opened
  * read-only; ERR_STORAGE: locks cannot be had here (we never run unlocked). Two racing openers back
- * off and retry for up to a second. */
+ * off and retry; somebody who stays is reported within a second. */
 int blk_claim(struct blk **b, struct blk_rw **ret, struct err *e) MUST_CHECK;
 void blk_rw_free(struct blk_rw *w); /* lets the claim go, closes */
 DEFINE_OWNED(blk_rw);

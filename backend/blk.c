@@ -1,0 +1,458 @@
+#include "backend/blk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "backend/blk_priv.h"
+#include "src/base/bytes.h"
+#include "src/base/fd.h"
+
+struct blk {
+    const struct blk_ops *ops;
+    void *ctx;
+    uint64_t size;
+    enum blk_mode mode;
+    bool claimed;
+    uint64_t dev, ino;
+    char name[BLK_NAME_BYTES];
+};
+struct blk_rw {
+    struct blk *b;
+};
+
+/* ---- the file ---- */
+
+struct file {
+    int fd;
+    bool is_device;
+};
+
+static int file_pread(void *ctx, void *buf, size_t n, uint64_t off, struct err *e)
+{
+    const struct file *f = ctx;
+    ssize_t r = fd_pread_full(f->fd, buf, n, off);
+    if (r < 0)
+        return err_sys(e, ERR_STORAGE, errno, "reading %zu bytes at offset %" PRIu64, n, off);
+    if ((size_t)r < n)
+        return err_set(e, ERR_STORAGE,
+                       "the file became shorter while it was read: %zu bytes at "
+                       "offset %" PRIu64 " gave %zd",
+                       n, off, r);
+    return 0;
+}
+
+static int file_pwrite(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e)
+{
+    const struct file *f = ctx;
+    if (fd_pwrite_full(f->fd, buf, n, off) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "writing %zu bytes at offset %" PRIu64, n, off);
+    return 0;
+}
+
+static int file_flush(void *ctx, struct err *e)
+{
+    const struct file *f = ctx;
+    if (fdatasync(f->fd) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "flushing");
+    return 0;
+}
+
+static void file_close(void *ctx)
+{
+    struct file *f = ctx;
+    close(f->fd);
+    free(f);
+}
+
+/* ---- the claim: the locks of QEMU's tools, see its block/file-posix.c ----
+ *
+ * A read lock on byte 100+p says "I use permission p", one on 200+p says "nobody else may". p is
+ * 0 consistent read, 1 write, 2 write unchanged, 3 resize. The locks never conflict as such; each
+ * side sets its own and then asks, with a write lock it does not take, whether others hold the
+ * opposite. We use 0, 1 and 3 and allow nothing, so that even readers stay away: what is cached
+ * here and what is on disk belong together only for us. */
+enum { LOCK_USES = 100, LOCK_DENIES = 200, N_PERMISSIONS = 4 };
+static const bool lock_uses[N_PERMISSIONS] = {true, true, false, true};
+
+static int lock_byte(int fd, int cmd, short type, off_t at, struct flock *ret)
+{
+    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+    int r;
+    do
+        r = fcntl(fd, cmd, &l);
+    while (r < 0 && errno == EINTR);
+    if (ret)
+        *ret = l;
+    return r;
+}
+
+static void unlock_all(int fd)
+{
+    for (int p = 0; p < N_PERMISSIONS; p++) {
+        (void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, LOCK_USES + p, NULL);
+        (void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, LOCK_DENIES + p, NULL);
+    }
+}
+
+static int lock_all(int fd)
+{
+    for (int p = 0; p < N_PERMISSIONS; p++)
+        if ((lock_uses[p] && lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_USES + p, NULL) < 0) ||
+            lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_DENIES + p, NULL) < 0)
+            return -1;
+    return 0;
+}
+
+/* 1: somebody else holds `at`; 0: nobody; -1 with errno. */
+static int held_by_other(int fd, off_t at)
+{
+    struct flock l;
+    if (lock_byte(fd, F_OFD_GETLK, F_WRLCK, at, &l) < 0)
+        return -1;
+    return l.l_type != F_UNLCK;
+}
+
+static int any_conflict(int fd)
+{
+    for (int p = 0; p < N_PERMISSIONS; p++) {
+        int r = held_by_other(fd, LOCK_USES + p);
+        if (r == 0 && lock_uses[p])
+            r = held_by_other(fd, LOCK_DENIES + p);
+        if (r != 0)
+            return r;
+    }
+    return 0;
+}
+
+enum verdict { CLAIMED, BUSY, REFUSED };
+
+static enum verdict try_claim(int fd)
+{
+    /* Somebody who takes real write locks makes ours fail; that is "busy" too. */
+    if (lock_all(fd) < 0) {
+        int os = errno;
+        unlock_all(fd);
+        errno = os;
+        return os == EAGAIN || os == EACCES ? BUSY : REFUSED;
+    }
+    int r = any_conflict(fd);
+    if (r == 0)
+        return CLAIMED;
+    int os = errno;
+    unlock_all(fd);
+    errno = os;
+    return r > 0 ? BUSY : REFUSED;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Two who claim at once see each other and both back off; the pauses must differ. Not random in
+ * any stronger sense. */
+static void pause_jittered(unsigned round)
+{
+    uint64_t x = ((uint64_t)getpid() << 20) ^ (uint64_t)now_ms() ^ ((uint64_t)round << 40);
+    x = (x ^ (x >> 13)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct timespec t = {0, 5000000 + (long)(x >> 32) % 35000000};
+    (void)nanosleep(&t, NULL);
+}
+
+enum { CLAIM_PATIENCE_MS = 700 }; /* with what comes after, a start is refused within a second */
+
+static int file_claim(void *ctx, struct err *e)
+{
+    const struct file *f = ctx;
+    int64_t until = now_ms() + CLAIM_PATIENCE_MS;
+    for (unsigned round = 0;; round++) {
+        enum verdict v = try_claim(f->fd);
+        if (v == CLAIMED)
+            return 0;
+        if (v == REFUSED)
+            return err_sys(e, ERR_STORAGE, errno,
+                           "this file system gives no locks (open file description locks), and "
+                           "without them two writers could destroy the image");
+        if (now_ms() >= until)
+            return err_set(e, ERR_LOCKED,
+                           "another process is using the image; end it first (`lslocks` may name "
+                           "it; `nvkeep info` and `nvkeep verify-key` work meanwhile)");
+        pause_jittered(round);
+    }
+}
+
+static void file_release(void *ctx)
+{
+    const struct file *f = ctx;
+    unlock_all(f->fd);
+}
+
+static int device_size(int fd, uint64_t *ret)
+{
+    return ioctl(fd, BLKGETSIZE64, ret);
+}
+
+/* The claim is on the inode. One without a name any more is not what others will open. */
+static int file_size(void *ctx, uint64_t *ret, struct err *e)
+{
+    const struct file *f = ctx;
+    struct stat st;
+    if (fstat(f->fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "asking for the size");
+    if (f->is_device) {
+        if (device_size(f->fd, ret) < 0)
+            return err_sys(e, ERR_STORAGE, errno, "asking for the size of the device");
+        return 0;
+    }
+    if (st.st_nlink == 0)
+        return err_set(e, ERR_STORAGE, "was deleted or replaced while it was being opened");
+    *ret = (uint64_t)st.st_size;
+    return 0;
+}
+
+static const struct blk_ops file_ops = {
+    .pread = file_pread,
+    .pwrite = file_pwrite,
+    .flush = file_flush,
+    .claim = file_claim,
+    .release = file_release,
+    .close = file_close,
+    .size = file_size,
+};
+
+/* ---- opening ---- */
+
+void blk_name_of(const char *path, char ret[BLK_NAME_BYTES])
+{
+    enum { SHOWN = 120 };
+    char cut[SHOWN + 4];
+    size_t n = strlen(path);
+    if (n > SHOWN)
+        n = (size_t)snprintf(cut, sizeof(cut), "...%s", path + n - SHOWN);
+    err_quote(ret, BLK_NAME_BYTES, n > SHOWN ? cut : path, n);
+}
+
+int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char *name,
+                 struct blk **ret, struct err *e)
+{
+    struct blk *b = calloc(1, sizeof(*b));
+    if (!b)
+        return err_nomem(e, "an open image");
+    b->ops = ops;
+    b->ctx = ctx;
+    b->size = size;
+    b->mode = BLK_READ_WRITE;
+    blk_name_of(name, b->name);
+    *ret = b;
+    return 0;
+}
+
+int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mode, const char *path,
+                struct blk **ret, struct err *e)
+{
+    bool is_device = S_ISBLK(st->st_mode);
+    OWNED_HEAP struct file *f = calloc(1, sizeof(*f));
+    if (!f)
+        return err_nomem(e, "an open file");
+    *f = (struct file){*fd, is_device};
+    if (blk_from_ops(&file_ops, f, size, path, ret, e) < 0)
+        return -1;
+    (*ret)->mode = mode;
+    (*ret)->dev = is_device ? st->st_rdev : st->st_dev;
+    (*ret)->ino = is_device ? 0 : st->st_ino;
+    *fd = -1;
+    (void)MOVE(f); /* by file_close() */
+    return 0;
+}
+
+static const char *type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFDIR:
+        return "a directory";
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFCHR:
+        return "a character device";
+    default:
+        return "neither a regular file nor a block device";
+    }
+}
+
+static int check_type(const char *name, const struct stat *st, struct err *e)
+{
+    if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
+        return 0;
+    return err_set(e, ERR_USAGE, "%s: is %s; an image is a regular file or a block device", name,
+                   type_name(st->st_mode));
+}
+
+/* What the caller named is wrong, or what the system says about a right name. */
+static int cannot_open(const char *name, enum blk_mode mode, int os, struct err *e)
+{
+    if (os == ENOENT)
+        return err_set(e, ERR_USAGE, "%s: no such file; `nvkeep create` makes a new image", name);
+    if (os == ENOTDIR || os == ELOOP || os == ENAMETOOLONG)
+        return err_sys(e, ERR_USAGE, os, "%s: no such file", name);
+    if (os == EACCES || os == EPERM || os == EROFS)
+        return err_sys(e, ERR_STORAGE, os, "%s: may not be opened for %s by user %u", name,
+                       mode == BLK_READ_WRITE ? "reading and writing" : "reading",
+                       (unsigned)geteuid());
+    return err_sys(e, ERR_STORAGE, os, "%s: opening", name);
+}
+
+int blk_open(const char *path, enum blk_mode mode, struct blk **ret, struct err *e)
+{
+    char name[BLK_NAME_BYTES];
+    struct stat st;
+    uint64_t size;
+    blk_name_of(path, name);
+
+    /* Looked at before it is opened: opening some devices has effects of its own. What counts is
+     * the second look, at what was opened. */
+    if (stat(path, &st) < 0)
+        return cannot_open(name, mode, errno, e);
+    if (check_type(name, &st, e) < 0)
+        return -1;
+    OWNED_FD fd = open(path, (mode == BLK_READ_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK |
+                                 O_NOCTTY);
+    if (fd < 0)
+        return cannot_open(name, mode, errno, e);
+    if (fstat(fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: fstat", name);
+    if (check_type(name, &st, e) < 0)
+        return -1;
+    size = (uint64_t)st.st_size;
+    if (S_ISBLK(st.st_mode) && device_size(fd, &size) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: asking for the size of the device", name);
+    return blk_from_fd(&fd, &st, size, mode, path, ret, e);
+}
+
+void blk_free(struct blk *b)
+{
+    if (!b)
+        return;
+    if (b->claimed)
+        b->ops->release(b->ctx);
+    b->ops->close(b->ctx);
+    free(b);
+}
+
+uint64_t blk_size(const struct blk *b)
+{
+    return b->size;
+}
+
+const char *blk_name(const struct blk *b)
+{
+    return b->name;
+}
+
+void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino)
+{
+    *ret_dev = b->dev;
+    *ret_ino = b->ino;
+}
+
+bool blk_is_claimed(const struct blk *b)
+{
+    return b->claimed;
+}
+
+/* ---- reading and writing ---- */
+
+int blk_read(const struct blk *b, struct host at, void *buf, size_t n, struct err *e)
+{
+    if (!range_within(at.byte, n, b->size))
+        return err_set(e, ERR_STATE_CORRUPT,
+                       "%s: is cut off: %zu bytes at offset %" PRIu64
+                       " are wanted, the file has %" PRIu64,
+                       b->name, n, at.byte, b->size);
+    if (b->ops->pread(b->ctx, buf, n, at.byte, e) < 0)
+        return err_prefix(e, "%s", b->name);
+    return 0;
+}
+
+int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n, struct err *e)
+{
+    struct blk *b = w->b;
+    if (!range_within(at.byte, n, b->size))
+        return err_set(e, ERR_STORAGE,
+                       "%s: refusing to write %zu bytes at offset %" PRIu64
+                       ", beyond the end of the file (%" PRIu64 ")",
+                       b->name, n, at.byte, b->size);
+    if (b->ops->pwrite(b->ctx, buf, n, at.byte, e) < 0)
+        return err_prefix(e, "%s", b->name);
+    return 0;
+}
+
+int blk_flush(struct blk_rw *w, struct err *e)
+{
+    if (w->b->ops->flush(w->b->ctx, e) < 0)
+        return err_prefix(e, "%s", w->b->name);
+    return 0;
+}
+
+/* ---- the claim ---- */
+
+static int claim(struct blk *b, bool named, struct err *e)
+{
+    uint64_t size = b->size;
+    if (b->ops->claim(b->ctx, e) < 0)
+        return err_prefix(e, "%s", b->name);
+    if (named && b->ops->size && b->ops->size(b->ctx, &size, e) < 0) {
+        b->ops->release(b->ctx);
+        return err_prefix(e, "%s", b->name);
+    }
+    b->size = size;
+    b->claimed = true;
+    return 0;
+}
+
+static int claim_as(struct blk **b, bool named, struct blk_rw **ret, struct err *e)
+{
+    OWNED_HEAP struct blk_rw *w = calloc(1, sizeof(*w));
+    if (!w)
+        return err_nomem(e, "a claim");
+    if ((*b)->mode != BLK_READ_WRITE)
+        return err_set(e, ERR_USAGE, "%s: was opened for reading only and cannot be claimed",
+                       (*b)->name);
+    if (claim(*b, named, e) < 0)
+        return -1;
+    w->b = MOVE(*b);
+    *ret = MOVE(w);
+    return 0;
+}
+
+int blk_claim(struct blk **b, struct blk_rw **ret, struct err *e)
+{
+    return claim_as(b, true, ret, e);
+}
+
+int blk_claim_unnamed(struct blk **b, struct blk_rw **ret, struct err *e)
+{
+    return claim_as(b, false, ret, e);
+}
+
+void blk_rw_free(struct blk_rw *w)
+{
+    if (!w)
+        return;
+    blk_free(w->b);
+    free(w);
+}
+
+const struct blk *blk_of(const struct blk_rw *w)
+{
+    return w->b;
+}

@@ -1,0 +1,203 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "backend/blk_priv.h"
+#include "crypto/prim.h"
+
+/* A file that has no name, or one nobody looks for, until it is whole. */
+struct blk_new {
+    struct blk_rw *rw;
+    int fd;  /* of the file; the blk's own, borrowed for linking */
+    int dir; /* the directory */
+    char *path, *base;
+    char temp[32]; /* the name it has meanwhile, where there are no nameless files; else "" */
+    char name[BLK_NAME_BYTES];
+};
+
+void blk_new_free(struct blk_new *n)
+{
+    if (!n)
+        return;
+    if (n->temp[0])
+        (void)unlinkat(n->dir, n->temp, 0);
+    blk_rw_free(n->rw);
+    if (n->dir >= 0)
+        close(n->dir);
+    free(n->path);
+    free(n->base);
+    free(n);
+}
+
+struct blk_rw *blk_new_rw(struct blk_new *n)
+{
+    return n->rw;
+}
+
+static int exists_already(const struct blk_new *n, struct err *e)
+{
+    return err_set(e, ERR_USAGE,
+                   "%s: exists already and is never replaced; choose another name or remove it "
+                   "yourself",
+                   n->name);
+}
+
+static int open_directory(struct blk_new *n, struct err *e)
+{
+    OWNED_HEAP char *copy = strdup(n->path);
+    if (!copy)
+        return err_nomem(e, "a path");
+    n->dir = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (n->dir >= 0)
+        return 0;
+    bool named_wrong = errno == ENOENT || errno == ENOTDIR;
+    return err_sys(e, named_wrong ? ERR_USAGE : ERR_STORAGE, errno,
+                   "%s: the directory cannot be opened", n->name);
+}
+
+static int check_free_name(const struct blk_new *n, struct err *e)
+{
+    struct stat st;
+    if (fstatat(n->dir, n->base, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        return exists_already(n, e);
+    if (errno == ENOENT)
+        return 0;
+    return err_sys(e, errno == ENAMETOOLONG ? ERR_USAGE : ERR_STORAGE, errno, "%s: looking for it",
+                   n->name);
+}
+
+/* Every byte will be written: a lack of space is better known before the work than behind it. */
+static int check_space(const struct blk_new *n, uint64_t size, struct err *e)
+{
+    struct statvfs v;
+    struct rlimit r;
+    if (getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY && r.rlim_cur < size)
+        return err_sys(e, ERR_STORAGE, EFBIG,
+                       "%s: needs %" PRIu64 " bytes, the limit for a file is %" PRIu64
+                       " (ulimit -f)",
+                       n->name, size, (uint64_t)r.rlim_cur);
+    if (fstatvfs(n->dir, &v) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: asking for free space", n->name);
+    uint64_t room = (uint64_t)v.f_bavail * v.f_frsize;
+    if (room < size)
+        return err_sys(e, ERR_STORAGE, ENOSPC,
+                       "%s: needs %" PRIu64 " bytes, the file system has %" PRIu64 " left", n->name,
+                       size, room);
+    return 0;
+}
+
+/* Where nameless files are not to be had: a hidden name nobody else uses. */
+static int open_named(struct blk_new *n)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
+    for (int attempt = 0; attempt < 100; attempt++) {
+        uint8_t r[12];
+        struct err ignored;
+        if (random_bytes(r, sizeof(r), &ignored) < 0)
+            break;
+        for (size_t i = 0; i < sizeof(r); i++)
+            r[i] = (uint8_t)letters[r[i] & 31];
+        snprintf(n->temp, sizeof(n->temp), ".nvkeep-%.12s", (const char *)r);
+        int fd = openat(n->dir, n->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd >= 0)
+            return fd;
+        int os = errno;
+        n->temp[0] = 0;
+        errno = os;
+        if (os != EEXIST)
+            break;
+    }
+    return -1;
+}
+
+static int open_nameless(struct blk_new *n)
+{
+    int fd = openat(n->dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT || errno == EINVAL))
+        return open_named(n);
+    return fd;
+}
+
+int blk_create(const char *path, uint64_t size, struct blk_new **ret, struct err *e)
+{
+    OWNED(blk_new) n = calloc(1, sizeof(*n));
+    OWNED(blk) b = NULL;
+    struct stat st;
+    if (!n)
+        return err_nomem(e, "a new image");
+    n->dir = -1;
+    blk_name_of(path, n->name);
+    n->path = strdup(path);
+    OWNED_HEAP char *copy = strdup(path);
+    n->base = copy ? strdup(basename(copy)) : NULL;
+    if (!n->path || !n->base)
+        return err_nomem(e, "a path");
+    if (!*path || path[strlen(path) - 1] == '/')
+        return err_set(e, ERR_USAGE, "\"%s\": names no file", n->name);
+    if (open_directory(n, e) < 0 || check_free_name(n, e) < 0 || check_space(n, size, e) < 0)
+        return -1;
+
+    OWNED_FD fd = open_nameless(n);
+    if (fd < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: making a file there", n->name);
+    if (ftruncate(fd, (off_t)size) < 0 || fstat(fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: setting its size to %" PRIu64, n->name, size);
+    n->fd = fd;
+    if (blk_from_fd(&fd, &st, size, BLK_READ_WRITE, path, &b, e) < 0 ||
+        blk_claim_unnamed(&b, &n->rw, e) < 0)
+        return -1;
+    *ret = MOVE(n);
+    return 0;
+}
+
+/* A nameless file is named through /proc, or, where that is not mounted, by the descriptor itself
+ * (which needs a privilege). */
+static int give_first_name(const struct blk_new *n)
+{
+    char self[40];
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", n->fd);
+    if (linkat(AT_FDCWD, self, n->dir, n->base, AT_SYMLINK_FOLLOW) == 0)
+        return 0;
+    if (errno != ENOENT || faccessat(AT_FDCWD, self, F_OK, 0) == 0)
+        return -1;
+    return linkat(n->fd, "", n->dir, n->base, AT_EMPTY_PATH);
+}
+
+static int give_final_name(const struct blk_new *n)
+{
+    if (renameat2(n->dir, n->temp, n->dir, n->base, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -1;
+    if (linkat(n->dir, n->temp, n->dir, n->base, 0) < 0)
+        return -1;
+    (void)unlinkat(n->dir, n->temp, 0); /* a second name does no harm */
+    return 0;
+}
+
+int blk_publish(struct blk_new **new, struct err *e)
+{
+    struct blk_new *n = *new;
+    if (fsync(n->fd) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "%s: making the new image durable", n->name);
+    if ((n->temp[0] ? give_final_name(n) : give_first_name(n)) < 0) {
+        if (errno == EEXIST)
+            return exists_already(n, e);
+        return err_sys(e, ERR_STORAGE, errno, "%s: giving the new image its name", n->name);
+    }
+    if (fsync(n->dir) < 0) {
+        int os = errno;
+        (void)unlinkat(n->dir, n->base, 0);
+        n->temp[0] = 0;
+        return err_sys(e, ERR_STORAGE, os, "%s: making the name of the new image durable", n->name);
+    }
+    n->temp[0] = 0;
+    blk_new_free(MOVE(*new));
+    return 0;
+}
