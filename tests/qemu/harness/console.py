@@ -126,11 +126,13 @@ class Console:
             answers.append(self._loop_answer(self.lines[self._next - 1][0], line, len(answers)))
 
     def answers_so_far(self):
-        """The same of a loop that runs or was killed; takes the lines, an unfinished one is not
-        there."""
+        """The same of a loop that runs, was killed, or gave up because the TPM did; takes the lines.
+        An unfinished one is not among them."""
         answers = []
         with self._changed:
             for at, line in self.lines[self._next:]:
+                if line.startswith("! "):
+                    break
                 answers.append(self._loop_answer(at, line, len(answers)))
             self._next = len(self.lines)
         return answers
