@@ -26,7 +26,7 @@ const struct err_class *err_class(enum err_kind kind)
     return &classes[(unsigned)kind < ERR_N_KINDS ? kind : ERR_STORAGE];
 }
 
-int err_set(struct err *e, enum err_kind kind, const char *fmt, ...)
+int(err_set)(struct err *e, enum err_kind kind, const char *fmt, ...)
 {
     va_list ap;
     e->kind = kind;
@@ -37,7 +37,7 @@ int err_set(struct err *e, enum err_kind kind, const char *fmt, ...)
     return -1;
 }
 
-int err_sys(struct err *e, enum err_kind kind, int os, const char *fmt, ...)
+int(err_sys)(struct err *e, enum err_kind kind, int os, const char *fmt, ...)
 {
     va_list ap;
     e->kind = kind;
@@ -50,12 +50,12 @@ int err_sys(struct err *e, enum err_kind kind, int os, const char *fmt, ...)
     return -1;
 }
 
-int err_nomem(struct err *e, const char *what)
+int(err_nomem)(struct err *e, const char *what)
 {
     return err_sys(e, ERR_STORAGE, ENOMEM, "no memory for %s", what);
 }
 
-int err_prefix(struct err *e, const char *fmt, ...)
+int(err_prefix)(struct err *e, const char *fmt, ...)
 {
     char old[sizeof(e->text)];
     va_list ap;

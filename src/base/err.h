@@ -61,6 +61,17 @@ int err_nomem(struct err *e, const char *what) NONNULL;
 /* Puts "<prefix>: " in front of the text that is there. Returns -1. */
 int err_prefix(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3) NONNULL;
 
+/* They all return -1, and the compiler is to know it: so it sees what is assigned behind them. */
+static inline int err_failed(int r)
+{
+    (void)r;
+    return -1;
+}
+#define err_set(...)    err_failed(err_set(__VA_ARGS__))
+#define err_sys(...)    err_failed(err_sys(__VA_ARGS__))
+#define err_nomem(...)  err_failed(err_nomem(__VA_ARGS__))
+#define err_prefix(...) err_failed(err_prefix(__VA_ARGS__))
+
 /* Copies bytes of foreign origin into `buf` (always terminated) with everything but printable ASCII
  * escaped as \xNN; what does not fit ends in "...". Returns buf. */
 char *err_quote(char *buf, size_t buf_bytes, const void *text, size_t text_bytes);
