@@ -294,15 +294,17 @@ static int body_facts(asn1_node body, const struct luks_cipher *cipher, struct r
     return 0;
 }
 
-/* DER has one spelling for each value; whatever comes out otherwise again was not DER. */
-static int check_spelling(asn1_node body, const uint8_t *der, size_t n, struct err *e)
+/* DER has one spelling for each value, and libtasn1 lets some others pass (an INTEGER with zeroes
+ * in front): what would be written differently was not written by us. */
+static int check_spelling(const struct ref_facts *f, const char *cipher, const uint8_t *der,
+                          size_t n, struct err *e)
 {
     uint8_t again[BODY_MAX];
-    int len = sizeof(again);
-    int r = asn1_der_coding(body, "", again, &len, NULL);
-    bool same = r == ASN1_SUCCESS && (size_t)len == n && !memcmp(again, der, n);
-    wipe(again, sizeof(again));
-    return same ? 0 : asn1_failed(e, "decode its body", ASN1_DER_ERROR);
+    size_t len;
+    if (body_encode(f, cipher, again, &len, e) < 0)
+        return -1;
+    return len == n && !memcmp(again, der, n) ? 0
+                                              : asn1_failed(e, "decode its body", ASN1_DER_ERROR);
 }
 
 static int body_decode(const uint8_t *der, size_t n, const struct luks_cipher *cipher,
@@ -310,15 +312,18 @@ static int body_decode(const uint8_t *der, size_t n, const struct luks_cipher *c
 {
     OWNED_ASN1 definitions = NULL;
     OWNED_ASN1 body = NULL;
+    struct ref_facts f;
     int len = (int)n;
     if (body_node(&definitions, &body, e) < 0)
         return -1;
     int r = asn1_der_decoding2(&body, der, &len, ASN1_DECODE_FLAG_STRICT_DER, NULL);
     if (r != ASN1_SUCCESS)
         return asn1_failed(e, "decode its body", r);
-    if (check_spelling(body, der, n, e) < 0)
+    if (body_facts(body, cipher, &f, e) < 0 ||
+        check_spelling(&f, cipher_oid(cipher), der, n, e) < 0)
         return -1;
-    return body_facts(body, cipher, ret, e);
+    *ret = f;
+    return 0;
 }
 
 /* ---- the sector ---- */

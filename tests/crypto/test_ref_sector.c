@@ -3,6 +3,7 @@
 #include "crypto/luks_key_priv.h"
 #include "src/base/bytes.h"
 #include "tests/crypto/helpers.h"
+#include "tests/crypto/known_key.h"
 
 enum { SALT_AT = 16, KEY_ID_AT = 48, BODY_AT = 64, SUM_AT = 448, END_AT = 464, MAC_AT = 480 };
 
@@ -21,41 +22,6 @@ static struct volume_key *new_key(void)
     struct volume_key *k = NULL;
     struct err e;
     assert_done(luks_volume_new(1000, &h, &k, &e), e);
-    return k;
-}
-
-/* The volume key 00 01 02 .. 3f: through a real slot, there is no other way to it. */
-static struct volume_key *known_key(void)
-{
-    static const struct luks_cipher how = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
-    struct luks_header h = {.cipher = how, .hash = HASH_SHA1, .digest_iterations = 1};
-    size_t n = (size_t)luks_slot_sectors(64) * 512;
-    OWNED_HEAP uint8_t *m = calloc(1, n);
-    OWNED(sector_cipher) c = NULL;
-    OWNED(secret) pass = secret_of("p");
-    struct volume_key *k = NULL;
-    uint8_t key[64], d[64] = {0}, slot_key[64], be[4];
-    struct err e;
-    assert_non_null(m);
-    for (size_t i = 0; i < 64; i++)
-        key[i] = (uint8_t)i;
-    assert_int_equal(pbkdf2(HASH_SHA1, key, 64, h.digest_salt, 32, 1, h.digest, 20, NULL), 0);
-    assert_int_equal(pbkdf2(HASH_SHA1, "p", 1, h.slot[0].salt, 32, 1, slot_key, 64, NULL), 0);
-    h.slot[0].active = true;
-    h.slot[0].iterations = 1;
-    for (size_t i = 0; i < 3999; i++) /* stripes of zeroes are as good as random ones here */
-        for (size_t j = 0; j < 64; j += 20) {
-            uint8_t out[20];
-            size_t len = 64 - j < 20 ? 64 - j : 20;
-            put_be32(be, (uint32_t)(j / 20));
-            hash_compute(HASH_SHA1, (struct span[]){{be, 4}, {d + j, len}}, 2, out);
-            memcpy(d + j, out, len);
-        }
-    for (size_t j = 0; j < 64; j++)
-        m[3999 * 64 + j] = d[j] ^ key[j];
-    assert_done(sector_cipher_with(&how, slot_key, &c, &e), e);
-    sector_encrypt(c, 0, 500, m);
-    assert_int_equal(luks_slot_open(&h, 0, m, pass, 1, NULL, &k, &e), 1);
     return k;
 }
 
@@ -384,6 +350,26 @@ static void a_body_in_another_spelling_is_damage(void **state)
     refused(s, key, ERR_STATE_CORRUPT, "decode its body");
 }
 
+/* libtasn1 takes this one for good. */
+static void a_number_with_zeroes_in_front_is_damage(void **state)
+{
+    OWNED(volume_key) key = new_key();
+    uint8_t s[SECTOR_BYTES];
+    (void)state;
+    encode(key, s);
+    size_t n = get_be16(s + 10), last = BODY_AT + n - 4; /* 02 02 02 00, the sectors of the log */
+    assert_memory_equal(s + last, "\x02\x02\x02\x00", 4);
+    memmove(s + last + 3, s + last + 2, 2);
+    s[last + 1] = 3;
+    s[last + 2] = 0;
+    assert_memory_equal(s + BODY_AT + 84, "\x30\x16", 2); /* the layout grows by a byte */
+    s[BODY_AT + 85]++;
+    s[BODY_AT + 1]++;
+    put_be16(s + 10, (uint16_t)(n + 1));
+    sign(s, key);
+    refused(s, key, ERR_STATE_CORRUPT, "decode its body");
+}
+
 static void layouts_that_overlap_or_end_nowhere_are_neither_written_nor_read(void **state)
 {
     static const struct {
@@ -459,6 +445,7 @@ int main(void)
         cmocka_unit_test(newer_versions_and_unknown_algorithms_are_unsupported),
         cmocka_unit_test(authenticated_nonsense_is_damage),
         cmocka_unit_test(a_body_in_another_spelling_is_damage),
+        cmocka_unit_test(a_number_with_zeroes_in_front_is_damage),
         cmocka_unit_test(layouts_that_overlap_or_end_nowhere_are_neither_written_nor_read),
         cmocka_unit_test(an_unknown_device_is_not_written),
     };
