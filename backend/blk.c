@@ -31,11 +31,40 @@ struct blk_rw {
 struct file {
     int fd;
     bool is_device;
+    bool direct; /* O_DIRECT is set on fd */
 };
+enum { DIRECT_ALIGN = 512 };
+
+static void set_direct(struct file *f, bool direct)
+{
+    int flags = fcntl(f->fd, F_GETFL);
+    if (flags >= 0 && fcntl(f->fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0)
+        f->direct = direct;
+}
+
+/* Only where the kernel says which alignment it wants, and wants no more than a sector. */
+static void file_direct(void *ctx)
+{
+    struct file *f = ctx;
+    struct statx st;
+    if (statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) < 0 ||
+        !(st.stx_mask & STATX_DIOALIGN) || st.stx_dio_offset_align == 0 ||
+        st.stx_dio_offset_align > DIRECT_ALIGN || st.stx_dio_mem_align > DIRECT_ALIGN)
+        return;
+    set_direct(f, true);
+}
+
+/* What is not aligned takes the way through the cache, for good. */
+static void direct_if_aligned(struct file *f, const void *buf, size_t n, uint64_t off)
+{
+    if (f->direct && (((uintptr_t)buf | n | off) & (DIRECT_ALIGN - 1)))
+        set_direct(f, false);
+}
 
 static int file_pread(void *ctx, void *buf, size_t n, uint64_t off, struct err *e)
 {
-    const struct file *f = ctx;
+    struct file *f = ctx;
+    direct_if_aligned(f, buf, n, off);
     ssize_t r = fd_pread_full(f->fd, buf, n, off);
     if (r < 0)
         return err_sys(e, ERR_STORAGE, errno, "reading %zu bytes at offset %" PRIu64, n, off);
@@ -49,7 +78,8 @@ static int file_pread(void *ctx, void *buf, size_t n, uint64_t off, struct err *
 
 static int file_pwrite(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e)
 {
-    const struct file *f = ctx;
+    struct file *f = ctx;
+    direct_if_aligned(f, buf, n, off);
     if (fd_pwrite_full(f->fd, buf, n, off) < 0)
         return err_sys(e, ERR_STORAGE, errno, "writing %zu bytes at offset %" PRIu64, n, off);
     return 0;
@@ -226,6 +256,7 @@ static const struct blk_ops file_ops = {
     .release = file_release,
     .close = file_close,
     .size = file_size,
+    .direct = file_direct,
 };
 
 /* ---- opening ---- */
@@ -262,7 +293,7 @@ int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mod
     OWNED_HEAP struct file *f = calloc(1, sizeof(*f));
     if (!f)
         return err_nomem(e, "an open file");
-    *f = (struct file){*fd, is_device};
+    *f = (struct file){.fd = *fd, .is_device = is_device};
     if (blk_from_ops(&file_ops, f, size, path, ret, e) < 0)
         return -1;
     (*ret)->mode = mode;
@@ -401,6 +432,12 @@ int blk_flush(struct blk_rw *w, struct err *e)
     if (w->b->ops->flush(w->b->ctx, e) < 0)
         return err_prefix(e, "%s", w->b->name);
     return 0;
+}
+
+void blk_write_direct(struct blk_rw *w)
+{
+    if (w->b->ops->direct)
+        w->b->ops->direct(w->b->ctx);
 }
 
 /* ---- the claim ---- */

@@ -32,6 +32,7 @@ struct blk_ops {
     int (*claim)(void *ctx, struct err *e); /* ERR_LOCKED */
     void (*release)(void *ctx);
     void (*close)(void *ctx);
+    void (*direct)(void *ctx); /* see blk_write_direct(); NULL: not here */
     /* The size now, asked once the claim is held. NULL: it never changes. */
     int (*size)(void *ctx, uint64_t *ret, struct err *e);
 };
@@ -69,6 +70,11 @@ const struct blk *blk_of(const struct blk_rw *w); /* for reading; borrowed */
 int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n,
               struct err *e) MUST_CHECK;
 int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync */
+
+/* From now on writes of whole 512-byte sectors from memory that is aligned so bypass the page
+ * cache, where the storage takes them in that size: through the cache such a write costs a whole
+ * page, and with its flush nearly twice the time. Best effort; everything else stays as it is. */
+void blk_write_direct(struct blk_rw *w);
 
 /* A file of `size` bytes without a name in the directory of `path` (O_TMPFILE), claimed. Nothing is
  * left behind if it is freed before it was published. ERR_USAGE when path exists already. */

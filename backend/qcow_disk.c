@@ -17,6 +17,7 @@ struct qcow_disk {
 struct qcow_disk_rw {
     struct qcow_disk *d;
     struct blk_rw *w;
+    bool direct; /* set before the first write: opening reads through the cache */
 };
 
 enum { FIRST_FREE_SECTOR = 8 }; /* the first eight belong to the reference sector */
@@ -409,6 +410,9 @@ int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sector
         return beyond_end(v, first.nr, n_sectors, e);
     if (check_in_place(v->img, first.nr, n_sectors, e) < 0)
         return -1;
+    if (!d->direct)
+        blk_write_direct(d->w);
+    d->direct = true;
     for (size_t done = 0; done < n_sectors;) {
         struct run r = next_run(v->img, first.nr + done, n_sectors - done);
         uint8_t *at = buf + done * SECTOR_BYTES;
