@@ -1,0 +1,619 @@
+/* The record store over a real image in memory: what is committed is what is found. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/store_record.h"
+#include "src/base/bytes.h"
+#include "tests/support/store_image.h"
+
+enum { DISK_SECTORS = 2048, FULL_NV = 147388 };
+
+static uint8_t big[BLOB_MAX_BYTES + 1];
+
+static void fill(uint8_t *p, size_t n, unsigned seed)
+{
+    uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
+    for (size_t i = 0; i < n; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        p[i] = (uint8_t)(x >> 24);
+    }
+}
+
+static struct state_change set(enum blob_kind kind, const void *p, size_t n)
+{
+    struct state_change c = {0};
+    c.blob[kind - 1] = (struct blob_change){BLOB_SET, p, n};
+    return c;
+}
+
+static struct state_change delete (enum blob_kind kind)
+{
+    struct state_change c = {0};
+    c.blob[kind - 1].what = BLOB_DELETE;
+    return c;
+}
+
+static struct store_image image_of(const struct store_layout *layout, const void *p, size_t n)
+{
+    struct store_image im;
+    struct err e;
+    struct state_change first = set(BLOB_PERMANENT, p, n);
+    if (store_image_new(layout, layout ? STORE_IMAGE_SMALL_SECTORS : DISK_SECTORS, &first, &im,
+                        &e) < 0)
+        fail_msg("%s", e.text);
+    return im;
+}
+
+static struct store *opened(struct store_image *im)
+{
+    struct store *s = NULL;
+    struct err e;
+    if (store_image_open(im, &s, &e) < 0)
+        fail_msg("%s", e.text);
+    return s;
+}
+
+static void commit(struct store *s, struct state_change c)
+{
+    struct err e;
+    if (store_commit(s, &c, &e) < 0)
+        fail_msg("%s", e.text);
+}
+
+static void assert_blob(const struct store *s, enum blob_kind kind, const void *p, size_t n)
+{
+    size_t got = SIZE_MAX;
+    const uint8_t *found = store_get(s, kind, &got);
+    assert_non_null(found);
+    assert_int_equal(got, n);
+    if (n > 0)
+        assert_memory_equal(found, p, n);
+}
+
+static void assert_no_blob(const struct store *s, enum blob_kind kind)
+{
+    size_t got = 77;
+    assert_null(store_get(s, kind, &got));
+    assert_int_equal(got, 77);
+}
+
+static struct store_stats stats_of(const struct store *s)
+{
+    struct store_stats st;
+    store_stats(s, &st);
+    return st;
+}
+
+static void new_store_holds_its_first_state_as_generation_one(void **state)
+{
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    (void)state;
+    assert_blob(s, BLOB_PERMANENT, "first", 5);
+    assert_no_blob(s, BLOB_VOLATILE);
+    assert_no_blob(s, BLOB_SAVESTATE);
+    struct store_stats st = stats_of(s);
+    assert_int_equal(st.generation, 1);
+    assert_int_equal(st.epoch, 1);
+    assert_int_equal(st.n_records, 0);
+    assert_int_equal(st.log_used, 0);
+    assert_int_equal(st.state_bytes, 5);
+    assert_int_equal(st.torn_sectors, 0);
+    assert_true(st.checkpoint_bytes >= 256 * 1024);
+    assert_memory_equal(store_facts(s)->instance, im.facts.instance, 16);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+/* Empty is not absent; deleted is absent; what is kept stays. */
+static void blobs_are_set_kept_and_deleted_each_on_its_own(void **state)
+{
+    struct store_image im = image_of(NULL, "permanent", 9);
+    struct store *s = opened(&im);
+    (void)state;
+    for (unsigned round = 0; round < 2; round++) {
+        commit(s, set(BLOB_VOLATILE, "volatile", 8));
+        commit(s, set(BLOB_SAVESTATE, "", 0));
+        assert_blob(s, BLOB_SAVESTATE, "", 0);
+        store_free(s);
+        s = opened(&im);
+        assert_blob(s, BLOB_PERMANENT, "permanent", 9);
+        assert_blob(s, BLOB_VOLATILE, "volatile", 8);
+        assert_blob(s, BLOB_SAVESTATE, "", 0);
+        commit(s, delete (BLOB_VOLATILE));
+        commit(s, delete (BLOB_SAVESTATE));
+        assert_no_blob(s, BLOB_VOLATILE);
+        store_free(s);
+        s = opened(&im);
+        assert_blob(s, BLOB_PERMANENT, "permanent", 9);
+        assert_no_blob(s, BLOB_VOLATILE);
+        assert_no_blob(s, BLOB_SAVESTATE);
+    }
+    struct state_change all = {{{BLOB_SET, big, 300}, {BLOB_SET, big, 200}, {BLOB_SET, big, 1}}};
+    commit(s, all);
+    assert_blob(s, BLOB_PERMANENT, big, 300);
+    assert_blob(s, BLOB_SAVESTATE, big, 1);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+/* Growing, shrinking and changing, over many commits and several owners and log rounds. */
+static void every_opener_finds_what_was_committed_last(void **state)
+{
+    static uint8_t now[5200];
+    struct store_image im = image_of(&store_image_small, now, 1500);
+    struct store *s = opened(&im);
+    size_t n = 1500;
+    uint64_t generation = 1;
+    (void)state;
+    for (unsigned i = 0; i < 400; i++) {
+        unsigned x = i * 2654435761u;
+        if (i % 7 == 3)
+            n = 1200 + x % 4000;
+        fill(now + x % 1000, i % 5 == 0 ? 700 : 30, i);
+        commit(s, set(BLOB_PERMANENT, now, n));
+        generation++;
+        assert_blob(s, BLOB_PERMANENT, now, n);
+        assert_int_equal(stats_of(s).generation, generation);
+        if (i % 9 == 8) {
+            store_free(s);
+            s = opened(&im);
+            assert_blob(s, BLOB_PERMANENT, now, n);
+            assert_int_equal(stats_of(s).generation, generation);
+        }
+    }
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static struct power_counts since(const struct store_image *im, struct power_counts before)
+{
+    struct power_counts now = power_counts(im->power);
+    now.reads -= before.reads;
+    now.writes -= before.writes;
+    now.flushes -= before.flushes;
+    now.sectors_written -= before.sectors_written;
+    return now;
+}
+
+static void commit_is_one_write_and_one_flush_and_none_when_nothing_changed(void **state)
+{
+    fill(big, FULL_NV, 1);
+    struct store_image im = image_of(NULL, big, FULL_NV);
+    struct store *s = opened(&im);
+    (void)state;
+    big[70000] ^= 1;
+    commit(s, set(BLOB_PERMANENT, big, FULL_NV)); /* this owner's checkpoint */
+
+    struct power_counts before = power_counts(im.power);
+    fill(big + 50000, 64, 2); /* NV_Write */
+    commit(s, set(BLOB_PERMANENT, big, FULL_NV));
+    struct power_counts did = since(&im, before);
+    assert_int_equal(did.writes, 1);
+    assert_int_equal(did.flushes, 1);
+    assert_int_equal(did.sectors_written, 1);
+    assert_int_equal(did.reads, 0);
+
+    before = power_counts(im.power);
+    uint64_t generation = stats_of(s).generation;
+    commit(s, set(BLOB_PERMANENT, big, FULL_NV));
+    commit(s, (struct state_change){0});
+    commit(s, delete (BLOB_VOLATILE));
+    size_t n;
+    const uint8_t *own = store_get(s, BLOB_PERMANENT, &n);
+    commit(s, set(BLOB_PERMANENT, own, n));
+    did = since(&im, before);
+    assert_int_equal(did.writes, 0);
+    assert_int_equal(did.flushes, 0);
+    assert_int_equal(stats_of(s).generation, generation);
+    assert_ptr_equal(store_get(s, BLOB_PERMANENT, &n), own);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static void opening_writes_nothing(void **state)
+{
+    struct store_image im = image_of(NULL, "state", 5);
+    struct power_counts before = power_counts(im.power);
+    struct store *s = opened(&im);
+    (void)state;
+    assert_int_equal(since(&im, before).writes, 0);
+    assert_int_equal(since(&im, before).flushes, 1); /* what is served is durable */
+    store_free(s);
+    assert_int_equal(since(&im, before).writes, 0);
+    store_image_clear(&im);
+}
+
+/* W2, W3, W4, W6 */
+static void owner_begins_with_a_checkpoint_in_the_other_area_under_a_new_epoch(void **state)
+{
+    struct store_image im = image_of(NULL, "state", 5);
+    (void)state;
+    for (uint64_t owner = 1; owner < 6; owner++) {
+        struct store *s = opened(&im);
+        struct store_stats st = stats_of(s);
+        assert_int_equal(st.epoch, owner);
+        uint64_t generation = st.generation;
+        fill(big, 2000, (unsigned)owner);
+        commit(s, set(BLOB_PERMANENT, big, 2000));
+        st = stats_of(s);
+        assert_int_equal(st.epoch, owner + 1);
+        assert_int_equal(st.generation, generation + 1);
+        assert_int_equal(st.n_records, 0);
+        big[7] ^= 1;
+        commit(s, set(BLOB_PERMANENT, big, 2000));
+        st = stats_of(s);
+        assert_int_equal(st.n_records, 1);
+        assert_int_equal(st.log_used, 1);
+        store_free(s);
+    }
+    store_image_clear(&im);
+}
+
+static void full_log_leads_to_a_checkpoint_and_begins_anew(void **state)
+{
+    struct store_image im = image_of(&store_image_small, big, 1000);
+    struct store *s = opened(&im);
+    bool wrapped = false;
+    (void)state;
+    for (unsigned i = 0; i < 60; i++) {
+        uint64_t used = stats_of(s).log_used;
+        big[i] ^= 1;
+        commit(s, set(BLOB_PERMANENT, big, 1000));
+        struct store_stats st = stats_of(s);
+        assert_true(st.log_used == used + 1 || st.log_used == 0);
+        if (i > 0 && st.log_used == 0) {
+            assert_int_equal(used, st.log_sectors);
+            wrapped = true;
+        }
+    }
+    assert_true(wrapped);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static void change_larger_than_half_the_state_is_a_checkpoint(void **state)
+{
+    fill(big, 4000, 3);
+    struct store_image im = image_of(NULL, big, 4000);
+    struct store *s = opened(&im);
+    (void)state;
+    big[0] ^= 1;
+    commit(s, set(BLOB_PERMANENT, big, 4000));
+    fill(big, 1700, 4);
+    commit(s, set(BLOB_PERMANENT, big, 4000));
+    assert_int_equal(stats_of(s).n_records, 1);
+    fill(big, 2200, 5);
+    commit(s, set(BLOB_PERMANENT, big, 4000));
+    assert_int_equal(stats_of(s).n_records, 0);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+/* S2.15: an ordinary commit changes no metadata: what it writes lies in the store's areas. */
+static void commits_write_only_inside_the_store(void **state)
+{
+    struct store_image im = image_of(&store_image_small, big, 2500);
+    struct store *s = opened(&im);
+    const struct store_layout *l = &im.facts.layout;
+    uint64_t host0 = store_image_host_sector(store_disk(s), 0);
+    (void)state;
+    for (unsigned i = 0; i < 100; i++) {
+        fill(big + i, i % 6 == 0 ? 900 : 20, i);
+        power_fail(im.power, 2, false, EIO, 0); /* the flush: what was written stays volatile */
+        struct state_change c = set(BLOB_PERMANENT, big, 2500);
+        struct err e;
+        assert_int_equal(store_commit(s, &c, &e), -1);
+        for (size_t v = 0; v < power_n_volatile(im.power); v++) {
+            uint64_t guest = power_volatile_sector(im.power, v) - host0;
+            assert_in_range(guest, l->checkpoint[0], l->log + l->log_sectors - 1);
+        }
+        commit(s, c);
+        power_settle(im.power);
+    }
+    store_free(s);
+    store_image_clear(&im);
+}
+
+/* S0.13, S1.12, S1.17: an error reply means the change did not happen. W5 */
+static void failed_commit_changes_nothing_and_the_next_one_works(void **state)
+{
+    static const struct {
+        unsigned nth;
+        size_t partial;
+        const char *what;
+    } faults[] = {
+        {1, 0, "writing"},
+        {1, 1, "writing"},
+        {2, 0, "flushing"},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+        struct store_image im = image_of(NULL, "first", 5);
+        struct store *s = opened(&im);
+        struct err e = {0};
+        commit(s, set(BLOB_PERMANENT, "second", 6));
+        struct state_change c = set(BLOB_PERMANENT, "third", 5);
+        power_fail(im.power, faults[i].nth, false, ENOSPC, faults[i].partial);
+        assert_int_equal(store_commit(s, &c, &e), -1);
+        assert_int_equal(e.kind, ERR_STORAGE);
+        assert_int_equal(e.os, ENOSPC);
+        assert_non_null(strstr(e.text, "generation 3 could not be made durable"));
+        assert_non_null(strstr(e.text, faults[i].what));
+        assert_blob(s, BLOB_PERMANENT, "second", 6);
+        assert_int_equal(stats_of(s).generation, 2);
+
+        /* Nothing changed against memory, but the disk may hold "third". */
+        struct power_counts before = power_counts(im.power);
+        commit(s, set(BLOB_PERMANENT, "second", 6));
+        assert_int_equal(since(&im, before).writes, 1);
+        assert_int_equal(stats_of(s).generation, 3);
+        assert_int_equal(stats_of(s).n_records, 0);
+        commit(s, c);
+        store_free(s);
+        s = opened(&im);
+        assert_blob(s, BLOB_PERMANENT, "third", 5);
+        store_free(s);
+        store_image_clear(&im);
+    }
+}
+
+static void storage_that_fails_for_good_fails_every_commit_and_loses_nothing(void **state)
+{
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    (void)state;
+    power_fail(im.power, 1, true, EIO, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        struct state_change c = set(BLOB_PERMANENT, "other", 5);
+        struct err e = {0};
+        assert_int_equal(store_commit(s, &c, &e), -1);
+        assert_int_equal(e.kind, ERR_STORAGE);
+        assert_blob(s, BLOB_PERMANENT, "first", 5);
+    }
+    power_fail(im.power, 0, false, 0, 0);
+    commit(s, set(BLOB_PERMANENT, "other", 5));
+    assert_blob(s, BLOB_PERMANENT, "other", 5);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static void disk_that_cannot_flush_is_not_opened_for_use(void **state)
+{
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = NULL;
+    struct err e = {0};
+    (void)state;
+    power_fail(im.power, 1, false, EIO, 0);
+    assert_int_equal(store_image_open(&im, &s, &e), -1);
+    assert_null(s);
+    assert_int_equal(e.kind, ERR_STORAGE);
+    assert_non_null(strstr(e.text, "making generation 1 durable before use"));
+    store_image_clear(&im);
+}
+
+static void state_that_does_not_fit_is_refused_by_name_and_changes_nothing(void **state)
+{
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    struct err e = {0};
+    size_t most = stats_of(s).checkpoint_bytes;
+    (void)state;
+    fill(big, sizeof(big), 6);
+    struct power_counts before = power_counts(im.power);
+    struct state_change c = set(BLOB_PERMANENT, big, most + 20);
+    assert_int_equal(store_commit(s, &c, &e), -1);
+    assert_int_equal(e.kind, ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "make a larger image"));
+    c = set(BLOB_PERMANENT, big, BLOB_MAX_BYTES + 1);
+    assert_int_equal(store_commit(s, &c, &e), -1);
+    assert_int_equal(e.kind, ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "524289 bytes is larger than the 524288"));
+    assert_int_equal(since(&im, before).writes, 0);
+    assert_blob(s, BLOB_PERMANENT, "first", 5);
+
+    commit(s, set(BLOB_PERMANENT, big, most));
+    store_free(s);
+    s = opened(&im);
+    assert_blob(s, BLOB_PERMANENT, big, most);
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static void first_state_that_does_not_fit_makes_no_image(void **state)
+{
+    struct store_image im;
+    struct err e = {0};
+    struct state_change first = set(BLOB_PERMANENT, big, 300 * 1024);
+    (void)state;
+    assert_int_equal(store_image_new(NULL, DISK_SECTORS, &first, &im, &e), -1);
+    assert_int_equal(e.kind, ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "choose a larger size"));
+}
+
+/* S1.9, S0.6: damage is an error, not data, and the image stays as it is. */
+static void damaged_state_is_reported_and_nothing_is_touched(void **state)
+{
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    struct err e = {0};
+    (void)state;
+    commit(s, set(BLOB_PERMANENT, "second", 6));
+    uint64_t at = store_image_host_sector(store_disk(s), im.facts.layout.checkpoint[1]);
+    store_free(s);
+
+    power_disk_bytes(im.power)[at * SECTOR_BYTES + 333] ^= 4;
+    struct power_counts before = power_counts(im.power);
+    s = NULL;
+    assert_int_equal(store_image_open(&im, &s, &e), -1);
+    assert_null(s);
+    assert_int_equal(e.kind, ERR_STATE_CORRUPT);
+    assert_non_null(strstr(e.text, "sector 0 of checkpoint B is damaged"));
+    assert_non_null(strstr(e.text, "the newest state that verifies is generation 1"));
+    assert_int_equal(since(&im, before).writes, 0);
+    assert_int_equal(since(&im, before).flushes, 0);
+
+    OWNED(qcow_disk) d = NULL;
+    struct store_stats st = {.generation = 99};
+    assert_int_equal(store_image_disk(&im, &d, &e), 0);
+    assert_int_equal(store_inspect(d, &st, &e), -1);
+    assert_int_equal(e.kind, ERR_STATE_CORRUPT);
+    assert_int_equal(st.generation, 99);
+    qcow_disk_free(d);
+    d = NULL;
+    store_image_clear(&im);
+}
+
+static void inspecting_sees_what_the_running_owner_sees(void **state)
+{
+    struct store_image im = image_of(NULL, big, 3000);
+    struct store *s = opened(&im);
+    struct err e = {0};
+    (void)state;
+    for (unsigned i = 0; i < 30; i++) {
+        OWNED(qcow_disk) d = NULL;
+        struct store_stats seen, own = stats_of(s);
+        assert_int_equal(store_image_disk(&im, &d, &e), 0);
+        assert_int_equal(store_inspect(d, &seen, &e), 0);
+        assert_memory_equal(&seen, &own, sizeof(seen));
+        fill(big + 10 * i, 100 * (i % 4), i);
+        commit(s, set(BLOB_PERMANENT, big, 3000));
+    }
+    store_free(s);
+    store_image_clear(&im);
+}
+
+static void layout_that_leaves_the_disk_is_damage(void **state)
+{
+    struct store_layout l = store_image_small;
+    struct store_image im;
+    struct store *s = NULL;
+    struct err e = {0};
+    struct state_change first = set(BLOB_PERMANENT, "x", 1);
+    (void)state;
+    l.log_sectors += 8;
+    assert_int_equal(store_image_new(&l, STORE_IMAGE_SMALL_SECTORS, &first, &im, &e), 0);
+    assert_int_equal(store_image_open(&im, &s, &e), -1);
+    assert_null(s);
+    assert_true(e.kind == ERR_STATE_CORRUPT);
+    store_image_clear(&im);
+}
+
+static void plan_gives_every_disk_room_for_a_tpm_or_refuses(void **state)
+{
+    struct store_layout l = {.log = 77};
+    struct err e = {0};
+    (void)state;
+    assert_int_equal(store_plan(2048, &l, &e), 0);
+    assert_int_equal(l.checkpoint[0], 8);
+    assert_int_equal(l.checkpoint[1], 8 + l.checkpoint_sectors);
+    assert_int_equal(l.log, 8 + 2 * l.checkpoint_sectors);
+    assert_int_equal(l.log + l.log_sectors, 2048);
+    assert_true(l.checkpoint_sectors * RECORD_PART_BYTES >= 256 * 1024);
+
+    uint64_t least = 8 + 2 * 416 + 128;
+    for (uint64_t n = 0; n < 3000; n++) {
+        struct store_layout got = {.log = 77};
+        if (n < least) {
+            assert_int_equal(store_plan(n, &got, &e), -1);
+            assert_int_equal(e.kind, ERR_USAGE);
+            assert_int_equal(got.log, 77);
+            continue;
+        }
+        assert_int_equal(store_plan(n, &got, &e), 0);
+        assert_true(got.checkpoint_sectors * RECORD_PART_BYTES >= 160 * 1024);
+        assert_true(got.log_sectors >= 128);
+        assert_true(got.log + got.log_sectors <= n);
+        assert_int_equal((got.checkpoint[0] | got.checkpoint[1] | got.checkpoint_sectors | got.log |
+                          got.log_sectors) %
+                             8,
+                         0);
+    }
+    assert_int_equal(store_plan(0, &l, &e), -1);
+    assert_non_null(strstr(e.text, "a disk of 0 bytes is too small for a TPM: at least 495616"));
+    assert_int_equal(store_plan(UINT64_MAX, &l, &e), 0);
+    assert_int_equal(l.log_sectors, 4096); /* opening reads all of it */
+}
+
+/* S4.2: contents under the guest's control that look like images, or like our own records. */
+static void contents_that_look_like_headers_change_nothing(void **state)
+{
+    static uint8_t like[SECTOR_BYTES * 3];
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    const struct record_head head = {1000000, 7, RECORD_FULL, 2 * RECORD_PART_BYTES};
+    uint8_t mac[RECORD_MAC_BYTES] = {0};
+    (void)state;
+    memcpy(like, "QFI\xfb\0\0\0\3", 8);
+    memcpy(like + 100, "LUKS\xba\xbe\0\1", 8);
+    /* A genuine sector of this very store's key, for each offset that it might be read at. */
+    for (size_t at = 0; at < SECTOR_BYTES; at += 16) {
+        record_seal(qcow_disk_record_key(store_disk(s)), AREA_LOG, 0, &head, mac, like + at, mac);
+        commit(s, set(BLOB_PERMANENT, like, sizeof(like)));
+    }
+    store_free(s);
+    s = opened(&im);
+    assert_blob(s, BLOB_PERMANENT, like, sizeof(like));
+    store_free(s);
+    store_image_clear(&im);
+}
+
+/* S1.10 */
+static void nothing_that_is_committed_is_on_the_disk_in_clear(void **state)
+{
+    static const uint8_t marker[16] = "MARKER-of-clear!";
+    static uint8_t bytes[4000];
+    struct store_image im = image_of(NULL, "first", 5);
+    struct store *s = opened(&im);
+    struct qcow_disk_rw *d = NULL;
+    struct err e;
+    (void)state;
+    for (size_t i = 0; i + 16 <= sizeof(bytes); i += 16)
+        memcpy(bytes + i, marker, 16);
+    commit(s, set(BLOB_VOLATILE, bytes, sizeof(bytes)));
+    for (unsigned i = 0; i < 20; i++) {
+        bytes[i * 50]++;
+        commit(s, set(BLOB_VOLATILE, bytes, sizeof(bytes)));
+    }
+    store_free(s);
+    assert_int_equal(store_image_arm(&im, &d, &e), 0);
+    uint64_t size = qcow_image_header(qcow_disk_image(qcow_disk_of(d)))->size;
+    uint64_t end = store_image_host_sector(qcow_disk_of(d), size / SECTOR_BYTES - 1) + 1;
+    qcow_disk_rw_free(d);
+    assert_null(memmem(power_disk_bytes(im.power), end * SECTOR_BYTES, marker, sizeof(marker)));
+    store_image_clear(&im);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(new_store_holds_its_first_state_as_generation_one),
+        cmocka_unit_test(blobs_are_set_kept_and_deleted_each_on_its_own),
+        cmocka_unit_test(every_opener_finds_what_was_committed_last),
+        cmocka_unit_test(commit_is_one_write_and_one_flush_and_none_when_nothing_changed),
+        cmocka_unit_test(opening_writes_nothing),
+        cmocka_unit_test(owner_begins_with_a_checkpoint_in_the_other_area_under_a_new_epoch),
+        cmocka_unit_test(full_log_leads_to_a_checkpoint_and_begins_anew),
+        cmocka_unit_test(change_larger_than_half_the_state_is_a_checkpoint),
+        cmocka_unit_test(commits_write_only_inside_the_store),
+        cmocka_unit_test(failed_commit_changes_nothing_and_the_next_one_works),
+        cmocka_unit_test(storage_that_fails_for_good_fails_every_commit_and_loses_nothing),
+        cmocka_unit_test(disk_that_cannot_flush_is_not_opened_for_use),
+        cmocka_unit_test(state_that_does_not_fit_is_refused_by_name_and_changes_nothing),
+        cmocka_unit_test(first_state_that_does_not_fit_makes_no_image),
+        cmocka_unit_test(damaged_state_is_reported_and_nothing_is_touched),
+        cmocka_unit_test(inspecting_sees_what_the_running_owner_sees),
+        cmocka_unit_test(layout_that_leaves_the_disk_is_damage),
+        cmocka_unit_test(plan_gives_every_disk_room_for_a_tpm_or_refuses),
+        cmocka_unit_test(contents_that_look_like_headers_change_nothing),
+        cmocka_unit_test(nothing_that_is_committed_is_on_the_disk_in_clear),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
