@@ -1,5 +1,5 @@
-/* Only for static analysers, which look at one file at a time: that these always return -1 has to be
- * said where they are called, or every failure seems to go on as a success.
+/* Only for static analysers, which look at one file at a time: that these always return -1 has to
+ * be said where they are called, or every failure seems to go on as a success.
  */
 #include "src/base/err.h"
 
