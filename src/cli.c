@@ -34,8 +34,8 @@ static int fail(const struct err *e, bool json)
 {
     struct err ignored;
     fprintf(stderr, "nvkeep: %s: %s\n", err_class(e->kind)->name, e->text);
-    /* The error that is told on stderr and by the exit code stays the one that counts. */
-    if (json && report_json(e, &ignored) < 0)
+    /* The error that was told first stays the one that counts. */
+    if (json && report_json(e, &ignored) < 0 && e->kind != ERR_STORAGE)
         fprintf(stderr, "nvkeep: %s\n", ignored.text);
     return err_class(e->kind)->exit_code;
 }
@@ -147,11 +147,6 @@ static int inspect(const char *image, struct qcow_facts *ret, struct err *e)
     return qcow_inspect(b, ret, e);
 }
 
-static bool is_plain(const struct qcow_facts *f)
-{
-    return f->header.version != 0 && f->header.crypt_method == 0 && !f->odd.legacy_aes;
-}
-
 int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size_t *ret_bytes,
             struct err *e)
 {
@@ -165,6 +160,10 @@ int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size
         return err_nomem(e, "what is known of the image");
     if (inspect(args->image, f, e) < 0)
         return -1;
+    if (f->refused.kind == ERR_KEY_UNEXPECTED)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s is not encrypted; nvkeep keeps state in encrypted images alone",
+                       err_quote(name, sizeof(name), args->image, strlen(args->image)));
     if (f->refused.kind != ERR_NONE) {
         *e = f->refused;
         return -1;
@@ -175,14 +174,4 @@ int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size
                    "%s is encrypted and no key was given; name its source with --key file=PATH, "
                    "pwdfile=PATH, fd=N, pwdfd=N, credential=NAME or prompt",
                    err_quote(name, sizeof(name), args->image, strlen(args->image)));
-}
-
-int cli_explain(const struct cli_args *args, struct err *e)
-{
-    struct err ignored;
-    OWNED_HEAP struct qcow_facts *f = calloc(1, sizeof(*f));
-    if (e->kind != ERR_UNSUPPORTED || !f || inspect(args->image, f, &ignored) < 0 || !is_plain(f))
-        return -1;
-    e->kind = ERR_KEY_UNEXPECTED;
-    return err_prefix(e, "a key was given for an image that is not encrypted");
 }

@@ -63,10 +63,6 @@ void cli_help_words(FILE *to, const struct cli_command *c);
 int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size_t *ret_bytes,
             struct err *e) MUST_CHECK;
 
-/* After a failure with a key in hand: ERR_KEY_UNEXPECTED where the image is not encrypted at all.
- * Returns -1. */
-int cli_explain(const struct cli_args *args, struct err *e);
-
 int cmd_create(struct cli_run *run, struct err *e);
 int cmd_serve(struct cli_run *run, struct err *e);
 int cmd_info(struct cli_run *run, struct err *e);

@@ -15,11 +15,20 @@ static int read_facts(const char *image, struct qcow_facts *ret, uint64_t *ret_f
     return 0;
 }
 
+/* 0 where the header, which may have been refused, says something impossible. */
+static uint64_t cluster_bytes(const struct qcow_header *h)
+{
+    return h->cluster_bits < 32 ? UINT64_C(1) << h->cluster_bits : 0;
+}
+
 /* Would serve take it, given the key? An image that was made by others opens, but holds no TPM of
  * ours; with certainty only the key tells. */
 static void verdict(const struct qcow_facts *f, struct err *ret)
 {
     *ret = f->refused;
+    if (ret->kind == ERR_KEY_UNEXPECTED)
+        err_set(ret, ERR_KEY_UNEXPECTED,
+                "it is not encrypted; nvkeep keeps state in encrypted images alone");
     if (ret->kind == ERR_NONE && !f->header.ours)
         err_set(ret, ERR_STATE_FOREIGN,
                 "nvkeep did not make this image (its mark is not in the header); make one with "
@@ -67,10 +76,10 @@ static void json_facts(struct json_out *j, const char *image, const struct qcow_
     json_out_text(j, "image", image);
     json_out_text(j, "format", "qcow2");
     json_out_number(j, "file_bytes", file_bytes);
-    if (h->version) {
+    if (h->version) { /* otherwise the header could not be read so far */
         json_out_number(j, "version", h->version);
         json_out_number(j, "size", h->size);
-        json_out_number(j, "cluster_bytes", UINT64_C(1) << h->cluster_bits);
+        json_out_number(j, "cluster_bytes", cluster_bytes(h));
         json_out_number(j, "snapshots", h->n_snapshots);
         json_out_bool(j, "dirty", h->incompatible & QCOW_DIRTY);
         json_out_bool(j, "marked_corrupt", h->incompatible & QCOW_CORRUPT);
@@ -114,9 +123,9 @@ static void text_facts(const char *image, const struct qcow_facts *f, uint64_t f
     printf("image:       %s, %" PRIu64 " bytes\n",
            err_quote(name, sizeof(name), image, strlen(image)), file_bytes);
     if (h->version)
-        printf("format:      qcow2 version %u, disk of %" PRIu64
-               " bytes, clusters of %u bytes%s%s\n",
-               h->version, h->size, 1u << h->cluster_bits,
+        printf("format:      qcow2 version %u, disk of %" PRIu64 " bytes, clusters of %" PRIu64
+               " bytes%s%s\n",
+               h->version, h->size, cluster_bytes(h),
                h->incompatible & QCOW_DIRTY ? ", left dirty by a writer" : "",
                h->incompatible & QCOW_CORRUPT ? ", marked corrupt" : "");
     if (h->n_snapshots)

@@ -17,7 +17,7 @@ int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report
     if (r == 0)
         return 0;
     run->signal = sig;
-    return cli_explain(run->args, e);
+    return -1;
 }
 
 void report_inside(struct cli_run *run, const struct image_report *r)

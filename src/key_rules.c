@@ -5,8 +5,6 @@
 
 #include "crypto/luks_key.h"
 
-enum { DIGEST_SHARE = 8 };
-
 /* Length of the UTF-8 sequence at p, 0 where there is none: overlong forms, surrogates and code
  * points above 10FFFF are not UTF-8 [RFC 3629 4]. */
 static size_t utf8_length(const uint8_t *p, size_t left)
@@ -50,14 +48,16 @@ int key_usable_by_qemu(const struct secret *key, size_t n, struct err *e)
     return 0;
 }
 
-/* Slot and digest together must stay below what every open accepts. */
+/* luks_iterations_for() ends at half of what every open accepts for slots and digest together; what
+ * reaches that end is less than was asked for. */
 int key_cost(unsigned ms, uint32_t *ret_iterations, struct err *e)
 {
     uint32_t n = luks_iterations_for(ms);
-    if ((uint64_t)n + n / DIGEST_SHARE + 1 > LUKS_MAX_ITERATIONS)
+    if (n >= LUKS_MAX_ITERATIONS / 2)
         return err_set(e, ERR_USAGE,
-                       "%u ms for a try of the key are %" PRIu32 " iterations on this machine, "
-                       "more than an image may cost to open; choose less",
+                       "%u ms for one try of the key are more than %" PRIu32
+                       " iterations on this machine, which is more than an image may cost to "
+                       "open; choose less",
                        ms, n);
     *ret_iterations = n;
     return 0;

@@ -155,6 +155,7 @@ void nvkeep_close(struct nvkeep *h)
 
 const void *nvkeep_load(const struct nvkeep *h, enum nvkeep_blob blob, size_t *ret_bytes)
 {
+    *ret_bytes = 0;
     if (blob < NVKEEP_PERMANENT || blob > NVKEEP_SAVESTATE)
         return NULL;
     return store_get(h->store, (enum blob_kind)blob, ret_bytes);
