@@ -1,0 +1,319 @@
+#include "src/serve.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+
+#include "src/base/fd.h"
+#include "src/clock.h"
+#include "src/confine.h"
+#include "src/ctrl_server.h"
+#include "src/pid_file.h"
+
+enum {
+    GRACE_MS = 1000,       /* for a running command before it is cancelled, at the end */
+    FAREWELL_MS = 1000,    /* for clients to take their last reply */
+    LAST_REQUESTS_MS = 50, /* after a refusal: for requests that are on their way */
+};
+
+/* The main thread's view of the daemon. */
+struct server {
+    struct serve_options *o;
+    struct log *log;
+    int signals;
+    struct listener *ctrl, *data;
+    struct pid_file *pid;
+    struct worker *worker;
+    struct ctrl_server *clients;
+
+    bool bound; /* the sockets are there */
+    bool ready; /* and the verdict is good, and has been told */
+    bool has_data_client;
+    struct err verdict; /* of a refusal that came after the sockets */
+
+    int64_t bind_at;  /* without waiting any longer for the verdict */
+    int64_t end_at;   /* after a refusal: when it is enough; -1: no refusal */
+    int64_t ending;   /* since when; -1: not */
+    int64_t farewell; /* since when the worker has ended; -1: it has not */
+    bool gave_up;     /* told to end twice */
+};
+
+/* --- the verdict, for --daemon --- */
+
+static void tell(struct server *s, int code, const char *text)
+{
+    char line[sizeof(s->verdict.text) + 16];
+    if (s->o->ready_fd < 0)
+        return;
+    int n = snprintf(line, sizeof(line), "%d%s%s\n", code, *text ? " " : "", text);
+    if (n > 0)
+        (void)!fd_write_full(s->o->ready_fd, line,
+                             (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
+    close(MOVE_FD(s->o->ready_fd));
+}
+
+/* --- start --- */
+
+static int check_options(const struct serve_options *o, struct err *e)
+{
+    if (o->ctrl.kind == ENDPOINT_NONE && o->server.kind == ENDPOINT_NONE)
+        return err_set(e, ERR_USAGE, "nobody could connect: give --ctrl, --server or both");
+    if (o->ctrl.kind == ENDPOINT_NONE &&
+        !(o->flags & (SERVE_NOT_NEED_INIT | SERVE_STARTUP_CLEAR | SERVE_STARTUP_STATE |
+                      SERVE_STARTUP_DEACTIVATED)))
+        return err_set(e, ERR_USAGE,
+                       "without --ctrl nobody could power the TPM on: add --flags not-need-init");
+    return 0;
+}
+
+/* Signals become readable; no thread of ours is ever interrupted by one. */
+static int take_signals(int *ret, struct err *e)
+{
+    sigset_t set;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    int fd = pthread_sigmask(SIG_BLOCK, &set, NULL) == 0
+                 ? signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)
+                 : -1;
+    if (fd < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot receive signals");
+    *ret = fd;
+    return 0;
+}
+
+/* Everything that can be refused without opening the image. */
+static int look_around(struct server *s, struct err *e)
+{
+    if (check_options(s->o, e) < 0 || confine_memory(e) < 0 || take_signals(&s->signals, e) < 0 ||
+        listener_new(&s->o->ctrl, "--ctrl", &s->ctrl, e) < 0 ||
+        listener_new(&s->o->server, "--server", &s->data, e) < 0)
+        return -1;
+    int fd = MOVE_FD(s->o->pid_fd);
+    return pid_file_new(s->o->pid_file, fd, &s->pid, e);
+}
+
+static int start_worker(struct server *s, struct err *e)
+{
+    OWNED(data_channel) data = NULL;
+    OWNED_FD client = listener_take_client(s->data);
+    const struct session_options session = {s->o->image, s->o->flags, s->log};
+    if (data_channel_new(s->o->server.disconnect, &data, e) < 0)
+        return -1;
+    s->has_data_client = client >= 0;
+    if (client >= 0 && data_channel_adopt(data, &client) != CTRL_OK)
+        return err_set(e, ERR_USAGE, "--server: descriptor %d is not a connection", client);
+    return worker_start(&session, &s->o->pass, s->o->pass_bytes, &data, &s->worker, e);
+}
+
+static int bind_sockets(struct server *s, struct err *e)
+{
+    OWNED_FD client = listener_take_client(s->ctrl);
+    if (listener_open(s->ctrl, e) < 0 || listener_open(s->data, e) < 0 ||
+        (client >= 0 && ctrl_server_add(s->clients, &client, e) < 0) ||
+        pid_file_write(s->pid, e) < 0)
+        return -1;
+    if (listener_fd(s->data) >= 0)
+        worker_listen_for_data(s->worker, listener_fd(s->data));
+    s->bound = true;
+    return 0;
+}
+
+static int become_ready(struct server *s, struct err *e)
+{
+    const struct confine c = {
+        {listener_dir_fd(s->ctrl), listener_dir_fd(s->data), pid_file_dir_fd(s->pid), -1}};
+    if (confine(&c, e) < 0)
+        return -1;
+    s->ready = true;
+    log_line(s->log, 1, "ready");
+    tell(s, 0, "");
+    return 0;
+}
+
+/* --- end --- */
+
+/* Nobody new can come; what runs is finished, what was asked is answered. */
+static void begin_end(struct server *s, const char *why)
+{
+    if (s->ending >= 0)
+        return;
+    log_line(s->log, 1, "ending: %s", why);
+    s->ending = now_ms();
+    listener_remove(s->ctrl);
+    listener_remove(s->data);
+    ctrl_server_stop(s->clients);
+    worker_end(s->worker);
+}
+
+static void read_signals(struct server *s)
+{
+    struct signalfd_siginfo info;
+    while (read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (s->ending >= 0)
+            s->gave_up = true;
+        begin_end(s, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+    }
+}
+
+static bool nobody_can_come(const struct server *s)
+{
+    return s->bound && listener_fd(s->ctrl) < 0 && listener_fd(s->data) < 0 &&
+           ctrl_server_clients(s->clients) == 0 && !s->has_data_client;
+}
+
+static void look_for_an_end(struct server *s)
+{
+    bool lost = worker_data_was_lost(s->worker);
+    if (ctrl_server_gave_data(s->clients))
+        s->has_data_client = true;
+    if (lost)
+        s->has_data_client = false;
+    if (ctrl_server_was_shut_down(s->clients))
+        begin_end(s, "SHUTDOWN");
+    else if (lost && (s->o->flags & SERVE_TERMINATE || s->o->server.terminate))
+        begin_end(s, "the data connection was lost");
+    else if (s->o->ctrl.terminate && ctrl_server_lost_client(s->clients))
+        begin_end(s, "the control connection was lost");
+    else if (nobody_can_come(s))
+        begin_end(s, "all connections were lost");
+}
+
+/* --- the loop --- */
+
+/* The verdict came after the sockets: those who have asked, or are about to, get its code. */
+static void note_refusal(struct server *s, const struct err *e)
+{
+    if (s->end_at >= 0)
+        return;
+    s->verdict = *e;
+    s->end_at = now_ms() + LAST_REQUESTS_MS;
+    log_err(s->log, e);
+}
+
+/* 1: the loop is over. */
+static int follow_worker(struct server *s, struct err *e)
+{
+    struct err verdict;
+    switch (worker_phase(s->worker, &verdict)) {
+    case WORKER_VERIFYING:
+        if (s->bound || s->ending >= 0 || now_ms() < s->bind_at)
+            return 0;
+        log_line(s->log, 1, "the key takes its time: clients may connect and wait");
+        return bind_sockets(s, e);
+    case WORKER_SERVING:
+        if (s->ending >= 0 || s->ready)
+            return 0;
+        if (!s->bound && bind_sockets(s, e) < 0)
+            return -1;
+        return become_ready(s, e);
+    case WORKER_REFUSED:
+        if (s->ending >= 0)
+            return 0;
+        if (!s->bound) {
+            *e = verdict;
+            return -1;
+        }
+        note_refusal(s, &verdict);
+        if (now_ms() >= s->end_at)
+            begin_end(s, "the image cannot be served");
+        return 0;
+    case WORKER_ENDED:
+        if (s->farewell < 0)
+            s->farewell = now_ms();
+        return ctrl_server_is_quiet(s->clients) || now_ms() >= s->farewell + FAREWELL_MS;
+    }
+    return 0;
+}
+
+static int64_t next_deadline(const struct server *s)
+{
+    int64_t limit = s->bound || s->ending >= 0 ? -1 : s->bind_at;
+    if (s->ending < 0)
+        limit = sooner(limit, s->end_at);
+    else
+        limit = sooner(limit, s->farewell >= 0 ? s->farewell + FAREWELL_MS : now_ms() + GRACE_MS);
+    return limit;
+}
+
+static void turn(struct server *s)
+{
+    struct pollfd p[2 + CTRL_POLL_MAX] = {{.fd = s->signals, .events = POLLIN},
+                                          {.fd = worker_fd(s->worker), .events = POLLIN}};
+    int64_t limit;
+    size_t n = 2 + ctrl_server_wants(s->clients, p + 2, &limit);
+    if (!s->bound)
+        n = 2;
+    limit = s->bound ? sooner(limit, next_deadline(s)) : next_deadline(s);
+    if (poll(p, n, ms_left(limit, now_ms())) < 0)
+        return;
+    if (p[0].revents)
+        read_signals(s);
+    if (p[1].revents)
+        worker_clear_fd(s->worker);
+    ctrl_server_deliver(s->clients);
+    if (n > 2)
+        ctrl_server_run(s->clients, p + 2, n - 2);
+    look_for_an_end(s);
+    if (s->ending >= 0 && s->farewell < 0 && now_ms() >= s->ending + GRACE_MS)
+        worker_cancel(s->worker);
+}
+
+static int run(struct server *s, struct err *e)
+{
+    s->bind_at = now_ms() + VERIFY_BEFORE_BIND_MS;
+    s->end_at = s->ending = s->farewell = -1;
+    for (;;) {
+        int r = follow_worker(s, e);
+        if (r < 0)
+            return -1;
+        if (r > 0)
+            break;
+        if (s->gave_up)
+            return err_set(e, ERR_STORAGE,
+                           "told to end twice while the storage did not answer; gave up waiting");
+        turn(s);
+    }
+    if (s->verdict.kind == ERR_NONE)
+        return 0;
+    *e = s->verdict;
+    return -1;
+}
+
+static void clean_up(struct server *s)
+{
+    /* A worker that storage keeps from ending is left behind: the process ends now. */
+    if (s->worker && !s->gave_up) {
+        worker_end(s->worker);
+        worker_cancel(s->worker);
+    }
+    ctrl_server_free(s->clients);
+    if (!s->gave_up)
+        worker_free(s->worker);
+    listener_free(s->ctrl);
+    listener_free(s->data);
+    pid_file_free(s->pid);
+    if (s->signals >= 0)
+        close(s->signals);
+}
+
+int serve(struct serve_options *o, struct log *log, struct err *e)
+{
+    struct server s = {.o = o, .log = log, .signals = -1};
+    int r = -1;
+    if (look_around(&s, e) == 0 && start_worker(&s, e) == 0 &&
+        ctrl_server_new(s.worker, s.ctrl, log, &s.clients, e) == 0)
+        r = run(&s, e);
+    clean_up(&s);
+    secret_free(MOVE(o->pass));
+    if (r < 0)
+        tell(&s, err_class(e->kind)->exit_code, e->text);
+    else if (!s.ready)
+        tell(&s, err_class(ERR_USAGE)->exit_code, "told to end before it was ready");
+    return r;
+}
