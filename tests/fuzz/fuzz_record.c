@@ -18,14 +18,14 @@ static const size_t first_of[3] = {0, AREA, 2 * AREA};
 static const size_t length_of[3] = {AREA, AREA, LOG};
 
 /* From the text of the format, not through the codec. */
-static void sign_sector(const struct mac_key *key, enum record_area area, uint32_t position,
+static void sign_sector(const struct mac_key *k, enum record_area area, uint32_t position,
                         uint8_t *sector)
 {
     uint8_t place[13] = "nvkeep-S";
     place[8] = (uint8_t)area;
     put_be32(place + 9, position);
     const struct span parts[] = {{place, sizeof(place)}, {sector, 480}};
-    mac_compute(key, parts, 2, sector + 480);
+    mac_compute(k, parts, 2, sector + 480);
 }
 
 static uint32_t count_of(const uint8_t *sector)
@@ -34,7 +34,7 @@ static uint32_t count_of(const uint8_t *sector)
 }
 
 /* Makes the record that seems to begin at `position` right; returns its sectors, at least 1. */
-static size_t sign_record(const struct mac_key *key, struct areas *a, enum record_area area,
+static size_t sign_record(const struct mac_key *k, struct areas *a, enum record_area area,
                           uint32_t position, const uint8_t before[32], uint8_t ret_mac[32])
 {
     static const uint8_t none[32];
@@ -55,23 +55,23 @@ static size_t sign_record(const struct mac_key *key, struct areas *a, enum recor
         parts[n_parts++] = (struct span){first + i * SECTOR_BYTES + 64, part};
         left -= part;
     }
-    mac_compute(key, parts, n_parts, ret_mac);
+    mac_compute(k, parts, n_parts, ret_mac);
     for (size_t i = 0; i < n; i++) {
         memcpy(first + i * SECTOR_BYTES + 32, ret_mac, 32);
-        sign_sector(key, area, position + (uint32_t)i, first + i * SECTOR_BYTES);
+        sign_sector(k, area, position + (uint32_t)i, first + i * SECTOR_BYTES);
     }
     return n;
 }
 
-static void make_right(const struct mac_key *key, struct areas *a)
+static void make_right(const struct mac_key *k, struct areas *a)
 {
     uint8_t mac[2][32], chain[32];
     for (enum record_area area = AREA_CHECKPOINT_A; area <= AREA_CHECKPOINT_B; area++)
-        sign_record(key, a, area, 0, chain, mac[area]);
+        sign_record(k, a, area, 0, chain, mac[area]);
     bool b_is_newer = get_be64(a->sector[AREA] + 4) > get_be64(a->sector[0] + 4);
     memcpy(chain, mac[b_is_newer], sizeof(chain));
     for (uint32_t at = 0; at < LOG;)
-        at += (uint32_t)sign_record(key, a, AREA_LOG, at, chain, chain);
+        at += (uint32_t)sign_record(k, a, AREA_LOG, at, chain, chain);
 }
 
 static void check_found(const struct scan_result *r)
@@ -85,10 +85,10 @@ static void check_found(const struct scan_result *r)
     PROMISE(r->torn_sectors <= N);
 }
 
-static void search(const struct mac_key *key, const struct areas *a)
+static void search(const struct mac_key *k, const struct areas *a)
 {
     struct span spans[LOG + 1];
-    struct scan s = {.key = key, .spans = spans};
+    struct scan s = {.key = k, .spans = spans};
     struct scan_result r;
     struct err e = {0};
     for (size_t i = 0; i < 3; i++) {
@@ -109,13 +109,25 @@ static void search(const struct mac_key *key, const struct areas *a)
         PROMISE(state_encoded_bytes(&state) == r.base_head.bytes);
 }
 
+static struct mac_key *key;
+
+static void drop_key(void)
+{
+    mac_key_free(key);
+}
+
+static void make_key(void)
+{
+    struct err e;
+    if (mac_key_new("thirty-two bytes of a record key", 32, &key, &e) < 0 || atexit(drop_key) != 0)
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    static struct mac_key *key;
     struct areas a = {0};
-    struct err e;
-    if (!key && mac_key_new("thirty-two bytes of a record key", 32, &key, &e) < 0)
-        abort();
+    if (!key)
+        make_key();
     if (n > 0)
         memcpy(&a, bytes, n < sizeof(a) ? n : sizeof(a));
     search(key, &a);
