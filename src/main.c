@@ -11,11 +11,13 @@
 #include "src/cli.h"
 
 /* Descriptors 0 to 2 are open: otherwise the next file to be opened would become standard output
- * and be written to. */
+ * and be written to. Each is opened the wrong way round, so that using it is an error: a report
+ * that nobody can read was not written. */
 static int ensure_stdio(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
             return -1;
     return 0;
 }
