@@ -152,18 +152,35 @@ static void own_drop_asn1(asn1_node *n)
 }
 #define OWNED_ASN1 __attribute__((cleanup(own_drop_asn1))) asn1_node
 
-static int asn1_failed(struct err *e, const char *what, int code)
+static int asn1_failed(struct err *e, enum err_kind kind, const char *what, int code)
 {
-    return err_set(e, code == ASN1_MEM_ERROR ? ERR_STORAGE : ERR_STATE_CORRUPT,
+    return err_set(e, code == ASN1_MEM_ALLOC_ERROR ? ERR_STORAGE : kind,
                    "reference sector: cannot %s: %s", what, asn1_strerror(code));
 }
 
+/* libtasn1 does not check all of its allocations. All that a body takes (some 20 KiB in small
+ * pieces) fits into what is had and given back here, so that the lack of memory is met where it can
+ * be reported. */
+static int memory_for_asn1(struct err *e)
+{
+    void *p = malloc(64 << 10);
+    if (!p)
+        return err_nomem(e, "decoding the reference sector");
+    __asm__ volatile("" : : "r"(p) : "memory"); /* or the pair is optimised away */
+    free(p);
+    return 0;
+}
+
+/* The module is ours and sound; what fails while it is loaded or written is memory, whatever
+ * libtasn1 calls it. */
 static int body_node(asn1_node *ret_definitions, asn1_node *ret_body, struct err *e)
 {
+    if (memory_for_asn1(e) < 0)
+        return -1;
     int r = asn1_array2tree(nvkeep_asn1, ret_definitions, NULL);
     if (r == ASN1_SUCCESS)
         r = asn1_create_element(*ret_definitions, "NVKEEP.ReferenceSector", ret_body);
-    return r == ASN1_SUCCESS ? 0 : asn1_failed(e, "load the ASN.1 module", r);
+    return r == ASN1_SUCCESS ? 0 : asn1_failed(e, ERR_STORAGE, "load the ASN.1 module", r);
 }
 
 /* Keeps the first error, so that fields can be written one after the other. */
@@ -207,7 +224,7 @@ static int body_encode(const struct ref_facts *f, const char *cipher, uint8_t re
     if (r == ASN1_SUCCESS)
         r = asn1_der_coding(body, "", ret, &n, NULL);
     if (r != ASN1_SUCCESS)
-        return asn1_failed(e, "encode its body", r);
+        return asn1_failed(e, ERR_STORAGE, "encode its body", r);
     *ret_n = (size_t)n;
     return 0;
 }
@@ -270,7 +287,7 @@ static int body_facts(asn1_node body, const struct luks_cipher *cipher, struct r
     f.layout.log = get_u64(body, "layout.log", &r);
     f.layout.log_sectors = get_u64(body, "layout.logSectors", &r);
     if (r != ASN1_SUCCESS)
-        return asn1_failed(e, "read its body", r);
+        return asn1_failed(e, ERR_STATE_CORRUPT, "read its body", r);
 
     if (version != VERSION)
         return err_set(e, ERR_UNSUPPORTED,
@@ -303,8 +320,9 @@ static int check_spelling(const struct ref_facts *f, const char *cipher, const u
     size_t len;
     if (body_encode(f, cipher, again, &len, e) < 0)
         return -1;
-    return len == n && !memcmp(again, der, n) ? 0
-                                              : asn1_failed(e, "decode its body", ASN1_DER_ERROR);
+    return len == n && !memcmp(again, der, n)
+               ? 0
+               : asn1_failed(e, ERR_STATE_CORRUPT, "decode its body", ASN1_DER_ERROR);
 }
 
 static int body_decode(const uint8_t *der, size_t n, const struct luks_cipher *cipher,
@@ -318,7 +336,7 @@ static int body_decode(const uint8_t *der, size_t n, const struct luks_cipher *c
         return -1;
     int r = asn1_der_decoding2(&body, der, &len, ASN1_DECODE_FLAG_STRICT_DER, NULL);
     if (r != ASN1_SUCCESS)
-        return asn1_failed(e, "decode its body", r);
+        return asn1_failed(e, ERR_STATE_CORRUPT, "decode its body", r);
     if (body_facts(body, cipher, &f, e) < 0 ||
         check_spelling(&f, cipher_oid(cipher), der, n, e) < 0)
         return -1;
