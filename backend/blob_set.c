@@ -55,19 +55,17 @@ bool blob_set_get(const struct blob_set *b, enum blob_kind kind, const uint8_t *
     return true;
 }
 
-struct state_change blob_set_change(const struct blob_set *b)
+void blob_set_overlay(const struct blob_set *b, struct state_change *change)
 {
-    struct state_change change = {0};
     for (size_t i = 0; i < N_BLOBS; i++) {
         const uint8_t *p;
         size_t n;
         if (!blob_set_get(b, (enum blob_kind)(i + 1), &p, &n))
             continue;
-        change.blob[i].what = p ? BLOB_SET : BLOB_DELETE;
-        change.blob[i].p = p;
-        change.blob[i].n = n;
+        change->blob[i].what = p ? BLOB_SET : BLOB_DELETE;
+        change->blob[i].p = p;
+        change->blob[i].n = n;
     }
-    return change;
 }
 
 void blob_set_reset(struct blob_set *b)

@@ -1,7 +1,7 @@
 /* Up to one blob of each kind, in secret memory: each kept as it is below, set, or deleted.
  *
- * The TPM lays two of these over its store: what libtpms stored since the last commit, and what
- * was staged for the next power-on. Pure bookkeeping; a set owns copies, and keeps its memory
+ * The TPM lays such sets over its store: what libtpms stored since the last commit, what was staged
+ * for the next power-on. Pure bookkeeping; a set owns copies, and keeps its memory
  * (locked, not wiped) from one use to the next until blob_set_clear().
  */
 #ifndef NVKEEP_BACKEND_BLOB_SET_H
@@ -27,8 +27,8 @@ bool blob_set_is_empty(const struct blob_set *b); /* keeps everything */
 /* True where the set has a say about this kind; *ret is NULL then when it is deleted. */
 bool blob_set_get(const struct blob_set *b, enum blob_kind kind, const uint8_t **ret,
                   size_t *ret_bytes);
-/* For store_commit(); borrowed from the set. */
-struct state_change blob_set_change(const struct blob_set *b);
+/* Lays the set over *change, for store_commit(); borrowed from the set. */
+void blob_set_overlay(const struct blob_set *b, struct state_change *change);
 
 void blob_set_reset(struct blob_set *b); /* keeps everything again */
 void blob_set_clear(struct blob_set *b); /* and gives the memory back, wiped */

@@ -60,7 +60,8 @@ bool tpm_is_on(const struct tpm *t);
  * own version, also while off (TPM 2: 0x101, TPM 1.2: 9), for garbage, for a locality above 4 and
  * for storage errors. Returns 0, or -1 when the change could not be made durable (*e says why; the
  * response is filled all the same). Where not even the way back worked (libtpms refuses its own
- * state), *e says that too, and every command is answered so until the next power-on. */
+ * state), *e says that too, and every command is answered so until the next power-on. One thing is
+ * not undone when the store refuses: a failed authorization stays counted. */
 int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
                 uint8_t *resp, size_t *ret_resp_bytes, struct err *e) MUST_CHECK;
 

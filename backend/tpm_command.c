@@ -117,6 +117,13 @@ bool tpm_response_code(const uint8_t *resp, size_t n, uint32_t *ret)
     return true;
 }
 
+bool tpm_response_is_auth_failure(enum device_kind kind, uint32_t code)
+{
+    /* TPM_RC_AUTH_FAIL, whichever session it speaks of [TPM2 part 2, 6.6.2]. TPM 1.2 counts in its
+     * volatile state alone. */
+    return kind == DEVICE_TPM20 && (code & 0xbf) == 0x8e;
+}
+
 static size_t short_command(uint16_t tag, uint32_t code, uint16_t argument,
                             uint8_t ret[TPM_SHORT_COMMAND_BYTES])
 {

@@ -39,6 +39,9 @@ void tpm_response_error(enum device_kind kind, uint32_t rc, uint8_t ret[TPM_HEAD
 /* The code of a response that is whole: its size field is n, at least a header. */
 bool tpm_response_code(const uint8_t *resp, size_t n, uint32_t *ret);
 
+/* Did the TPM refuse because a password (or a session's HMAC) was wrong? */
+bool tpm_response_is_auth_failure(enum device_kind kind, uint32_t code);
+
 /* Commands of our own. Return their length. */
 enum { TPM_SHORT_COMMAND_BYTES = 12 };
 size_t tpm_command_startup(enum device_kind kind, uint16_t type,

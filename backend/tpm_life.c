@@ -60,24 +60,41 @@ static void drop_outdated_volatile(const struct store *s, struct state_change *c
 
 static int commit_pending(struct tpm *t, struct err *e)
 {
+    struct state_change change = {0};
     if (t->lost.kind != ERR_NONE) {
         *e = t->lost;
         return -1;
     }
-    struct state_change change = blob_set_change(&t->pending);
+    blob_set_overlay(&t->owed, &change);
+    blob_set_overlay(&t->pending, &change);
     drop_outdated_volatile(t->store, &change);
     return store_commit(t->store, &change, e);
 }
 
+/* What libtpms stored last holds what was owed before. */
+static void owe_pending(struct tpm *t)
+{
+    struct blob_set was_owed = t->owed;
+    t->owed = t->pending;
+    t->pending = was_owed;
+    tpm_forget_pending(t);
+}
+
 /* Makes durable what libtpms stored since the last time. Where that fails it is as if it had not
- * run since tpm_lib_take_volatile(). */
-static int settle(struct tpm *t, struct err *e)
+ * run since tpm_lib_take_volatile(), but for authorizations that failed. */
+static int settle(struct tpm *t, bool auth_failed, struct err *e)
 {
     if (!tpm_has_pending(t))
         return 0;
-    if (commit_pending(t, e) < 0)
-        return put_back(t, e);
+    bool kept = t->lost.kind == ERR_NONE;
+    if (commit_pending(t, e) < 0) {
+        if (!auth_failed || !kept)
+            return put_back(t, e);
+        owe_pending(t);
+        return -1;
+    }
     tpm_forget_pending(t);
+    blob_set_reset(&t->owed);
     return 0;
 }
 
@@ -100,17 +117,36 @@ static int start(struct tpm *t, struct err *e)
     return tpm_lib_refusal(rc, "the TPM state", e);
 }
 
-/* What was staged goes into the store; a volatile state that is used only this once does not. */
+static bool changes_nothing(const struct state_change *change)
+{
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (change->blob[i].what != BLOB_KEEP)
+            return false;
+    return true;
+}
+
+/* What was staged goes into the store; a volatile state that is used only this once does not. What
+ * is owed goes along, and stays owed where it is all there is and the store refuses it again. */
 static int commit_start(struct tpm *t, bool drop_volatile, struct err *e)
 {
-    struct state_change change = blob_set_change(&t->staged);
+    struct state_change change = {0};
     size_t n;
+    blob_set_overlay(&t->staged, &change);
     if (drop_volatile)
         change.blob[BLOB_VOLATILE - 1].what =
             store_get(t->store, BLOB_VOLATILE, &n) ? BLOB_DELETE : BLOB_KEEP;
+    bool debt_alone = changes_nothing(&change);
+    if (debt_alone && blob_set_is_empty(&t->owed))
+        return 0;
+    struct state_change whole = {0};
+    blob_set_overlay(&t->owed, &whole);
     for (size_t i = 0; i < N_BLOBS; i++)
         if (change.blob[i].what != BLOB_KEEP)
-            return store_commit(t->store, &change, e);
+            whole.blob[i] = change.blob[i];
+    drop_outdated_volatile(t->store, &whole);
+    if (store_commit(t->store, &whole, e) < 0)
+        return debt_alone ? 0 : -1;
+    blob_set_clear(&t->owed);
     return 0;
 }
 
@@ -175,20 +211,22 @@ static void note_success(struct tpm *t, const uint8_t *cmd, size_t n)
         t->maybe_orderly = false;
 }
 
-static void run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
-                size_t *ret_resp_bytes)
+/* Returns the response's code. */
+static uint32_t run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
+                    size_t *ret_resp_bytes)
 {
     size_t n;
     uint32_t code;
     t->shut_down = false;
     if (!tpm_lib_run(t, cmd, cmd_bytes, &n, &code)) {
         refuse(t, TPM_REFUSES_FAILURE, resp, ret_resp_bytes);
-        return;
+        return get_be32(resp + 6);
     }
     memcpy(resp, t->resp, n);
     *ret_resp_bytes = n;
     if (code == 0)
         note_success(t, cmd, cmd_bytes);
+    return code;
 }
 
 static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
@@ -196,8 +234,8 @@ static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t 
 {
     if (needs_way_back(t, cmd, cmd_bytes))
         tpm_lib_take_volatile(t);
-    run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
-    int result = settle(t, e);
+    uint32_t code = run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
+    int result = settle(t, tpm_response_is_auth_failure(t->kind, code), e);
     if (result < 0) {
         t->shut_down = false;
         t->maybe_orderly = true;
@@ -308,7 +346,7 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     t->shut_down = false;
     tpm_lib_take_volatile(t);
     uint32_t rc = tpm_lib_act(what, p, (uint32_t)n);
-    if (settle(t, &e) < 0)
+    if (settle(t, false, &e) < 0)
         rc = RESULT_IO_ERROR;
     tpm_lib_forget_volatile(t);
     return rc;

@@ -5,7 +5,8 @@
  *     tpm.c          libtpms
  *
  * What libtpms is shown, from the top: what it stored since the last commit; while it is put back,
- * the volatile state from before the command; what was staged; the store. Its callbacks only ever
+ * the volatile state from before the command; what was staged; what is owed to the store; the
+ * store. Its callbacks only ever
  * look and take notes here. Nothing reaches the disk before libtpms has returned, and then by one
  * commit.
  */
@@ -24,6 +25,10 @@ struct tpm {
     struct blob_set pending; /* stored or deleted by libtpms, and not yet committed */
     struct err lost;         /* kind set: something of that could not be kept */
     struct blob_set staged;
+    /* Failed authorizations that could not be counted on disk. They alone are not taken back when a
+     * commit fails: with a store that refuses, passwords could be tried without end. They go into
+     * the store with the next commit, and stay known here until then, also while off. */
+    struct blob_set owed;
     struct err refused; /* kind set: a staged blob was; repeated until a new set is begun */
 
     uint8_t *before; /* volatile state before the running command, or NULL; libtpms' memory */

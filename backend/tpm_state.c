@@ -16,7 +16,8 @@ const uint8_t *tpm_shown(const struct tpm *t, enum blob_kind kind, size_t *ret_b
         *ret_bytes = t->before_bytes;
         return t->before;
     }
-    if (blob_set_get(&t->staged, kind, &p, ret_bytes))
+    if (blob_set_get(&t->staged, kind, &p, ret_bytes) ||
+        blob_set_get(&t->owed, kind, &p, ret_bytes))
         return p;
     return t->store ? store_get(t->store, kind, ret_bytes) : NULL;
 }
@@ -120,6 +121,7 @@ void tpm_free(struct tpm *t)
     tpm_lib_detach(t);
     blob_set_clear(&t->pending);
     blob_set_clear(&t->staged);
+    blob_set_clear(&t->owed);
     secret_free(t->cmd);
     if (t->resp)
         wipe(t->resp, t->resp_room);
