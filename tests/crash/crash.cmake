@@ -1,2 +1,4 @@
-# The crash loop opens a store on one disk a million times: the disk outlives each of them.
-target_link_options(crash_test_store_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free)
+# What tests/crash/kept_disk.h needs.
+foreach(name store_crash store_damage)
+    target_link_options(crash_test_${name} PRIVATE -Wl,--wrap=qcow_disk_rw_free)
+endforeach()

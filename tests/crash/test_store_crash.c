@@ -16,19 +16,7 @@
 #include <string.h>
 
 #include "crypto/prim.h"
-#include "tests/support/store_image.h"
-
-/* The disk below outlives each store that is opened on it: unlocking the image anew for each of a
- * million states would cost hours, and a commit changes nothing that unlocking looks at. */
-void __real_qcow_disk_rw_free(struct qcow_disk_rw *d);
-void __wrap_qcow_disk_rw_free(struct qcow_disk_rw *d);
-static struct qcow_disk_rw *shared_disk;
-
-void __wrap_qcow_disk_rw_free(struct qcow_disk_rw *d)
-{
-    if (d != shared_disk)
-        __real_qcow_disk_rw_free(d);
-}
+#include "tests/crash/kept_disk.h"
 
 enum {
     MODEL_BYTES = 6000,
@@ -76,17 +64,7 @@ static void die(const char *what, const struct err *e)
 static struct digest digest_of(const struct state_change *s)
 {
     struct digest d;
-    uint8_t heads[N_BLOBS][9];
-    struct span parts[2 * N_BLOBS];
-    for (size_t i = 0; i < N_BLOBS; i++) {
-        const struct blob_change *b = &s->blob[i];
-        size_t n = b->what == BLOB_SET ? b->n : 0;
-        heads[i][0] = b->what == BLOB_SET;
-        memcpy(heads[i] + 1, &n, sizeof(n));
-        parts[2 * i] = (struct span){heads[i], sizeof(heads[i])};
-        parts[2 * i + 1] = (struct span){n ? b->p : heads[i], n};
-    }
-    hash_compute(HASH_SHA256, parts, 2 * N_BLOBS, d.bytes);
+    store_image_digest(s, d.bytes);
     return d;
 }
 
@@ -108,13 +86,7 @@ static struct digest digest_of_model(const struct model *m)
 
 static struct digest digest_of_store(const struct store *s)
 {
-    struct state_change c = {0};
-    for (size_t i = 0; i < N_BLOBS; i++) {
-        size_t n;
-        const uint8_t *p = store_get(s, (enum blob_kind)(i + 1), &n);
-        if (p)
-            c.blob[i] = (struct blob_change){BLOB_SET, p, n};
-    }
+    struct state_change c = store_image_content(s);
     return digest_of(&c);
 }
 
@@ -196,14 +168,6 @@ struct trial {
     bool checking;
 };
 
-static struct store *reopen(struct trial *t, struct err *e)
-{
-    struct qcow_disk_rw *d = shared_disk;
-    struct store *s = NULL;
-    (void)t;
-    return store_open(&d, &s, e) < 0 ? NULL : s;
-}
-
 static void report(const char *what, const struct trial *t, const char *detail)
 {
     static unsigned n;
@@ -241,7 +205,7 @@ static bool goes_on(struct trial *t, struct store *s, const struct digest *found
     }
     want = digest_of_store(s);
     store_free(s);
-    s = reopen(t, &e);
+    s = kept_disk_open(&e);
     if (!s) {
         report("not openable after the next commit", t, e.text);
         return false;
@@ -258,7 +222,7 @@ static void check_state(struct trial *t)
 {
     struct err e = {0};
     tally.states++;
-    struct store *s = reopen(t, &e);
+    struct store *s = kept_disk_open(&e);
     if (!s) {
         tally.lost++;
         report("not openable", t, e.text);
@@ -434,7 +398,7 @@ static void cut_again(struct trial *t, size_t n)
         power_push(t->im.power);
         power_cut(t->im.power, arrived, (enum power_lost)random_below(LOST_KINDS), 0);
         power_settle(t->im.power);
-        struct store *s = reopen(t, &e);
+        struct store *s = kept_disk_open(&e);
         if (!s)
             die("a cut that was tried before does not open", &e);
         struct digest found = digest_of_store(s);
@@ -463,7 +427,7 @@ static void trial_begin(struct trial *t, const struct store_layout *layout, uint
     struct state_change first = change_to(&t->model);
     if (store_image_new(layout, sectors, &first, &t->im, &e) < 0)
         die("making an image", &e);
-    if (store_image_arm(&t->im, &shared_disk, &e) < 0)
+    if (kept_disk_begin(&t->im, &e) < 0)
         die("opening the image", &e);
     struct digest d = digest_of_model(&t->model);
     remember(t, &d);
@@ -473,10 +437,8 @@ static void trial_begin(struct trial *t, const struct store_layout *layout, uint
 
 static void trial_end(struct trial *t)
 {
-    struct qcow_disk_rw *d = shared_disk;
     power_on_flush(t->im.power, NULL, NULL);
-    shared_disk = NULL;
-    __real_qcow_disk_rw_free(d);
+    kept_disk_end();
     store_image_clear(&t->im);
     free(t->past);
 }
@@ -485,7 +447,7 @@ static struct store *begin_owner(struct trial *t)
 {
     struct err e = {0};
     t->checking = true;
-    struct store *s = reopen(t, &e);
+    struct store *s = kept_disk_open(&e);
     t->checking = false;
     if (!s)
         die("opening", &e);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/qcow_priv.h"
+#include "src/base/bytes.h"
 
 const struct store_layout store_image_small = {
     .checkpoint = {8, 24}, .checkpoint_sectors = 16, .log = 40, .log_sectors = 24};
@@ -135,4 +136,34 @@ uint64_t store_image_host_sector(const struct qcow_disk *d, uint64_t guest)
     uint64_t per_cluster = img->cluster_bytes / SECTOR_BYTES;
     uint64_t cluster = img->map[guest / per_cluster] & MAP_HOST;
     return cluster * per_cluster + guest % per_cluster;
+}
+
+struct state_change store_image_content(const struct store *s)
+{
+    struct state_change c = {0};
+    for (size_t i = 0; i < N_BLOBS; i++) {
+        size_t n;
+        const uint8_t *p = store_get(s, (enum blob_kind)(i + 1), &n);
+        c.blob[i].what = p ? BLOB_SET : BLOB_DELETE;
+        if (p) {
+            c.blob[i].p = p;
+            c.blob[i].n = n;
+        }
+    }
+    return c;
+}
+
+void store_image_digest(const struct state_change *state, uint8_t ret[SHA256_BYTES])
+{
+    uint8_t heads[N_BLOBS][1 + 8] = {0};
+    struct span parts[2 * N_BLOBS];
+    for (size_t i = 0; i < N_BLOBS; i++) {
+        const struct blob_change *b = &state->blob[i];
+        size_t n = b->what == BLOB_SET ? b->n : 0;
+        heads[i][0] = b->what == BLOB_SET;
+        put_be64(heads[i] + 1, n);
+        parts[2 * i] = (struct span){heads[i], sizeof(heads[i])};
+        parts[2 * i + 1] = (struct span){n ? b->p : heads[i], n};
+    }
+    hash_compute(HASH_SHA256, parts, ARRAY_LEN(parts), ret);
 }

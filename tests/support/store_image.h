@@ -35,4 +35,9 @@ int store_image_disk(struct store_image *im, struct qcow_disk **ret, struct err 
 /* Where a sector of the decrypted disk lies in the image file, in sectors. */
 uint64_t store_image_host_sector(const struct qcow_disk *d, uint64_t guest);
 
+/* The change that would make the very state a store holds (blobs borrowed from it), and a digest to
+ * compare states by: equal for equal presence, lengths and bytes. */
+struct state_change store_image_content(const struct store *s);
+void store_image_digest(const struct state_change *state, uint8_t ret[SHA256_BYTES]);
+
 #endif
