@@ -62,9 +62,11 @@ static int read_verdict(int fd, int signals, char *to, size_t room, size_t *ret_
     return 0;
 }
 
-static int decode(const char *text, size_t n, pid_t child, struct err *e)
+static int decode(char *text, size_t n, pid_t child, struct err *e)
 {
     char *rest = NULL;
+    while (n > 0 && isspace((unsigned char)text[n - 1]))
+        text[--n] = 0;
     long code = n > 0 && isdigit((unsigned char)text[0]) ? strtol(text, &rest, 10) : -1;
     if (code == 0)
         return 0;
