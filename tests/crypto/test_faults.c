@@ -71,6 +71,7 @@ IN_FRONT ssize_t getrandom(void *p, size_t n, unsigned flags)
     return syscall(SYS_getrandom, p, n, flags);
 }
 
+#if !SANITIZED
 /* libtasn1 crashes where some of its allocations fail; ref_sector.c makes sure beforehand that they
  * do not, so the failing one is ours. */
 static bool fails_now_for(const void *caller)
@@ -82,7 +83,6 @@ static bool fails_now_for(const void *caller)
     return fails_now();
 }
 
-#if !SANITIZED
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t each);
 
