@@ -19,7 +19,7 @@ def boot(test, vm, kernel, initramfs, phase):
     vm.n_starts += 1
     vm.qemu = test.started(Qemu(
         f"qemu-linux-{vm.n_starts}", test.folder, vm.daemon.ctrl, vm.device, kernel=kernel,
-        memory_mb=256, options=["-initrd", initramfs, "-append",
+        memory_kb=256 * 1024, options=["-initrd", initramfs, "-append",
                                 f"console=ttyS0 quiet panic=-1 nvkeep={phase}", "-no-reboot"]))
     said = {}
     end = time.monotonic() + BOOT_S

@@ -90,7 +90,7 @@ def show(case):
     step("6. Stock qemu-img on the same image")
     command(["qemu-img", "check", "--object", "secret,id=k,file=vm.key", "--image-opts",
              "driver=qcow2,file.filename=vm.qcow2,encrypt.key-secret=k"])
-    wanted = ("file format:", "virtual size:", "encrypt", "format: luks", "cipher-", "hash-alg")
+    wanted = ("file format:", "virtual size:", "encrypt", "format: luks", "cipher", "hash alg")
     command(["qemu-img", "info", "vm.qcow2"], hide=lambda text: "\n".join(
         line for line in text.splitlines() if any(w in line for w in wanted)))
 

@@ -15,7 +15,9 @@ class Continuity:
     it was extended with, a key that stays loaded."""
 
     def __init__(self, test, vm):
-        self.test, self.tpm = test, vm.tpm
+        self.test = test
+        self.crb = vm.device == "tpm-crb"
+        self.n_lost = 0
         vm.tpm.nv_define_counter(COUNTER)
         vm.tpm.nv_increment(COUNTER)
         vm.tpm.pcr_extend(PCR_DEBUG, b"\1" * 32)
@@ -31,20 +33,26 @@ class Continuity:
                          read_public_command(self.key)]
 
     def follow(self, answers):
-        """Of a loop over self.commands, from its start; the number of rounds."""
+        """Of a loop over self.commands, from its start; the number of rounds.
+
+        With tpm-crb QEMU 7.2 loses the response to a command that runs when the guest is stopped: it
+        is written to the buffer after that memory has been sent, and the guest finds its own command
+        there. The command was executed: what follows must say so."""
         n = len(self.commands)
         for i, (_, answer) in enumerate(answers):
             what = f"answer {i}"
-            self.test.equal(response_code(answer), 0, what)
+            lost = self.crb and answer == self.commands[i % n]
+            self.test.check(lost or response_code(answer) == 0, f"{what}: {answer.hex()}")
+            self.n_lost += lost
             if i % n == 0:
                 self.count += 1
-            if i % n == 1:
+            if i % n == 1 and not lost:
                 self.test.equal(int.from_bytes(answer[16:24], "big"), self.count, what)
             if i % n == 2:
                 self.pcr = extended(self.pcr, b"\2" * 32)
-            if i % n == 3:
+            if i % n == 3 and not lost:
                 self.test.equal(answer[-32:], self.pcr, what)
-            if i % n == 4:
+            if i % n == 4 and not lost:
                 r = Reader(answer[10:])
                 r.sized()
                 self.test.equal(r.sized(), self.name, what)

@@ -126,8 +126,12 @@ def _run_one(name, function, daemon, keep):
         print(f"skipped  {name}: {e}", flush=True)
         result = SKIPPED
     except Exception as e:  # whatever it is, the logs are wanted
-        print(f"FAILED   {name}: {e}")
-        traceback.print_exc(file=sys.stdout)
+        where = [f for f in traceback.extract_tb(e.__traceback__) if "/harness/" not in f.filename]
+        print(f"FAILED   {name}: {'' if isinstance(e, Failure) else type(e).__name__ + ': '}{e}")
+        for frame in where:
+            print(f"         {os.path.basename(frame.filename)}:{frame.lineno}: {frame.line}")
+        if not isinstance(e, (Failure, OSError)):
+            traceback.print_exc(file=sys.stdout)
         print(case.describe(), flush=True)
     finally:
         case.end()

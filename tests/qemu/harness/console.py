@@ -1,5 +1,7 @@
 """The micro-guest's serial line (tests/guest/main.c says what it understands)."""
 
+import select
+import socket
 import threading
 import time
 
@@ -21,19 +23,29 @@ class Console:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        while True:
+        while not self.closed:
             try:
-                data = self.sock.recv(65536)
+                select.select([self.sock], [], [])
+            except (OSError, ValueError):
+                pass  # closed by our side; recv says so
+            with self._changed:
+                self._drain()
+                self._changed.notify_all()
+
+    def _drain(self):
+        """All that is there. Under the lock, so that who holds it knows that nothing is on its way
+        between socket and list."""
+        while not self.closed:
+            try:
+                data = self.sock.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
             except OSError:
                 data = b""
-            with self._changed:
-                if not data:
-                    self.closed = True
-                else:
-                    self._take(data)
-                self._changed.notify_all()
             if not data:
+                self.closed = True
                 return
+            self._take(data)
 
     def _take(self, data):
         at = time.monotonic()
@@ -43,8 +55,9 @@ class Console:
 
     def adopt(self, other):
         """After a migration: what this guest said before, it said on the other line, down to half a
-        line. Both must have been read up to the end of the source's part."""
+        line. The guest has left there: what is in the socket is all there will be."""
         with other._changed:
+            other._drain()
             before, tail, n_taken = list(other.lines), other._bytes, other._next
         with self._changed:
             if self.lines:
@@ -151,4 +164,8 @@ class Console:
         return at, bytes.fromhex(words[2])
 
     def close(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        except OSError:
+            pass
         self.sock.close()

@@ -1,6 +1,7 @@
 """QEMU's monitor. A thread reads, so that every event has the time at which it came."""
 
 import json
+import socket
 import threading
 import time
 
@@ -123,4 +124,8 @@ class Qmp:
             raise Failure(f"{line}: {text.strip()}")
 
     def close(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        except OSError:
+            pass
         self.sock.close()
