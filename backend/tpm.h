@@ -99,5 +99,8 @@ int tpm_export(struct tpm *t, enum blob_kind kind, struct secret **ret, size_t *
  * power-on and further blobs are refused with the same error. n = 0: there is none of that kind. */
 int tpm_stage(struct tpm *t, enum blob_kind kind, const uint8_t *p, size_t n,
               struct err *e) MUST_CHECK;
+/* For a blob that did not even get that far (its envelope was refused): as if tpm_stage() had
+ * failed with this error. Otherwise the next power-on would quietly use the old state. */
+void tpm_stage_abort(struct tpm *t, const struct err *why);
 
 #endif

@@ -248,7 +248,14 @@ int tpm_stage(struct tpm *t, enum blob_kind kind, const uint8_t *p, size_t n, st
     }
     if (stage(t, kind, p, n, e) == 0)
         return 0;
-    blob_set_reset(&t->staged);
-    t->refused = *e;
+    tpm_stage_abort(t, e);
     return -1;
+}
+
+void tpm_stage_abort(struct tpm *t, const struct err *why)
+{
+    if (t->power != TPM_OFF)
+        return;
+    blob_set_reset(&t->staged);
+    t->refused = *why;
 }
