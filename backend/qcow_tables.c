@@ -105,6 +105,7 @@ int qcow_visit_snapshots(const struct blk *b, const struct qcow_header *h,
     for (uint32_t i = 0; i < h->n_snapshots; i++) {
         uint8_t fixed[SNAPSHOT_FIXED_BYTES];
         struct qcow_snapshot s;
+        used = (used + 7) & ~UINT64_C(7); /* entries are aligned, the end of the last one is not */
         if (blk_read(b, (struct host){h->snapshots.byte + used}, fixed, sizeof(fixed), e) < 0)
             return -1;
         s.l1.byte = get_be64(fixed);
@@ -115,7 +116,6 @@ int qcow_visit_snapshots(const struct blk *b, const struct qcow_header *h,
                             "snapshot %" PRIu32 " has %" PRIu32 " bytes of extra data, at most %d",
                             i + 1, s.extra_bytes, SNAPSHOT_MAX_EXTRA);
         used += SNAPSHOT_FIXED_BYTES + s.extra_bytes + get_be16(fixed + 12) + get_be16(fixed + 14);
-        used = (used + 7) & ~UINT64_C(7);
         if (used > SNAPSHOT_MAX_TABLE)
             return qcow_bad(b, ERR_STATE_CORRUPT, e, "the snapshot table is longer than 64 MiB");
         if (each(ctx, &s, e) < 0)
