@@ -174,6 +174,17 @@ static int reserve(struct store *s, struct commit *c, struct err *e)
     return 0;
 }
 
+/* After a failed write or flush: takes back what may be visible in the page cache although the disk
+ * never had it, so that whoever opens the image next does not build on it. One sector less, and it
+ * is a record that was cut off. Without a flush, and if even this fails, nothing is worse. */
+static void retract(struct store *s, struct sector first)
+{
+    struct err ignored;
+    memset(secret_bytes(s->record), 0, SECTOR_BYTES);
+    if (qcow_disk_write(s->disk, first, 1, secret_bytes(s->record), &ignored) < 0)
+        return;
+}
+
 /* Seals the payload that lies at the start of s->record, writes and flushes. */
 static int write_record(struct store *s, enum record_area area, enum record_kind kind,
                         size_t payload_bytes, struct scan_result *ret, struct err *e)
@@ -188,8 +199,10 @@ static int write_record(struct store *s, enum record_area area, enum record_kind
 
     struct sector to = {area_first(layout_of(s), area).nr + position};
     if (qcow_disk_write(s->disk, to, n, secret_bytes(s->record), e) < 0 ||
-        qcow_disk_flush(s->disk, e) < 0)
+        qcow_disk_flush(s->disk, e) < 0) {
+        retract(s, to);
         return err_prefix(e, "generation %" PRIu64 " could not be made durable", head.generation);
+    }
 
     next.generation = head.generation;
     next.epoch = head.epoch;

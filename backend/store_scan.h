@@ -13,6 +13,9 @@
  *  W5  After a failed commit the next one writes, even if the state did not change: what it
  *      acknowledges lies ahead of whatever the failed one left.
  *  W6  An owner writes one epoch higher than the one it found.
+ *  W7  A failed commit overwrites the first sector that it wrote with zeroes, as well as it can:
+ *      the page cache may show a record that the disk never had, and a later flush does not vouch
+ *      for it. An opener flushes once, before it serves what it found.
  *
  *  R1  The base is the newest checkpoint whose sectors are all there and whose record MAC is right.
  *  R2  From position 0 of the log every record counts that is whole, has the next generation, an
