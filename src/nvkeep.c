@@ -59,9 +59,12 @@ static int take_change(const struct nvkeep_change *c, struct state_change *into,
     if (c->what != NVKEEP_SET)
         return err_set(e, ERR_USAGE, "blob %d: wanted NVKEEP_SET or NVKEEP_DELETE, found %d",
                        (int)c->blob, (int)c->what);
-    if (c->n_bytes > NVKEEP_BLOB_MAX_BYTES || (!c->bytes && c->n_bytes > 0))
-        return err_set(e, ERR_USAGE, "blob %d: %zu bytes at %p; at most %d bytes are taken",
-                       (int)c->blob, c->n_bytes, c->bytes, NVKEEP_BLOB_MAX_BYTES);
+    if (!c->bytes && c->n_bytes > 0)
+        return err_set(e, ERR_USAGE, "blob %d: no bytes were given, but %zu of them were announced",
+                       (int)c->blob, c->n_bytes);
+    if (c->n_bytes > NVKEEP_BLOB_MAX_BYTES)
+        return err_set(e, ERR_USAGE, "blob %d: %zu bytes; at most %d are taken", (int)c->blob,
+                       c->n_bytes, NVKEEP_BLOB_MAX_BYTES);
     *b = (struct blob_change){BLOB_SET, c->bytes, c->n_bytes};
     return 0;
 }

@@ -395,11 +395,11 @@ static void listed_key_sources_are_the_ones_that_parse(void **state)
     assert_int_equal(n, KEY_SOURCE_N_KINDS - 1);
 }
 
-static char *read_manual(void)
+static char *read_text(const char *name)
 {
     char path[500];
     const char *source = getenv("NVKEEP_SOURCE");
-    snprintf(path, sizeof(path), "%s/src/man/nvkeep.1.scd", source ? source : ".");
+    snprintf(path, sizeof(path), "%s/%s", source ? source : ".", name);
     FILE *f = fopen(path, "r");
     if (!f)
         fail_msg("cannot read %s", path);
@@ -438,7 +438,7 @@ static bool listed(const struct cli_command *c, const char *name, size_t n)
 static void manual_lists_exactly_the_options_of_the_table(void **state)
 {
     (void)state;
-    OWNED_HEAP char *manual = read_manual();
+    OWNED_HEAP char *manual = read_text("src/man/nvkeep.1.scd");
     for (size_t i = 0; i < cli_n_commands; i++) {
         const struct cli_command *c = &cli_commands[i];
         OWNED_HEAP char *text = section(manual, c->name);
@@ -469,7 +469,7 @@ static void manual_lists_exactly_the_options_of_the_table(void **state)
 static void manual_lists_every_exit_code(void **state)
 {
     (void)state;
-    OWNED_HEAP char *manual = read_manual();
+    OWNED_HEAP char *manual = read_text("src/man/nvkeep.1.scd");
     for (unsigned k = 0; k < ERR_N_KINDS; k++) {
         const struct err_class *c = err_class((enum err_kind)k);
         char want[200], name[60];
@@ -483,6 +483,19 @@ static void manual_lists_every_exit_code(void **state)
         snprintf(want, sizeof(want), "\n|  %d\n:  %s\n:  %s\n", c->exit_code, name, c->brief);
         if (!strstr(manual, want))
             fail_msg("the manual's table of exit codes lacks%s", want);
+    }
+}
+
+static void readme_lists_every_exit_code(void **state)
+{
+    (void)state;
+    OWNED_HEAP char *readme = read_text("README.md");
+    for (unsigned k = 0; k < ERR_N_KINDS; k++) {
+        const struct err_class *c = err_class((enum err_kind)k);
+        char want[200];
+        snprintf(want, sizeof(want), "\n| %d | %s | %s |\n", c->exit_code, c->name, c->brief);
+        if (!strstr(readme, want))
+            fail_msg("the table of exit codes in README.md lacks%s", want);
     }
 }
 
@@ -513,6 +526,7 @@ int main(void)
         cmocka_unit_test(listed_key_sources_are_the_ones_that_parse),
         cmocka_unit_test(manual_lists_exactly_the_options_of_the_table),
         cmocka_unit_test(manual_lists_every_exit_code),
+        cmocka_unit_test(readme_lists_every_exit_code),
         cmocka_unit_test(suggestions_are_close_or_not_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

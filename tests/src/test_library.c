@@ -12,7 +12,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* The library is no part of what the tests link. How it is linked by others is test_library_install.sh's.
+/* The library is no part of what the tests link. How it is linked by others is
+ * test_library_install.sh's.
  */
 #include "src/nvkeep.c"
 
@@ -287,7 +288,7 @@ static void wrong_changes_are_refused_and_nothing_is_saved(void **state)
         {{set(NVKEEP_PERMANENT, "x", 1), set(NVKEEP_PERMANENT, "y", 1)}, 2, "named twice"},
         {{set(0, "x", 1)}, 1, "no blob of kind 0"},
         {{set(4, "x", 1)}, 1, "no blob of kind 4"},
-        {{set(NVKEEP_VOLATILE, NULL, 1)}, 1, "1 bytes at"},
+        {{set(NVKEEP_VOLATILE, NULL, 1)}, 1, "no bytes were given"},
         {{set(NVKEEP_VOLATILE, big, sizeof(big))}, 1, "at most 524288"},
         {{{NVKEEP_VOLATILE, 0, "x", 1}}, 1, "wanted NVKEEP_SET or NVKEEP_DELETE"},
     };
