@@ -121,7 +121,7 @@ bool tpm_response_is_auth_failure(enum device_kind kind, uint32_t code)
 {
     /* TPM_RC_AUTH_FAIL, whichever session it speaks of [TPM2 part 2, 6.6.2]. TPM 1.2 counts in its
      * volatile state alone. */
-    return kind == DEVICE_TPM20 && (code & 0xbf) == 0x8e;
+    return kind == DEVICE_TPM20 && (code & 0xff) == 0x8e;
 }
 
 static size_t short_command(uint16_t tag, uint32_t code, uint16_t argument,
