@@ -51,6 +51,7 @@ commands()
             code = ""
             return
         }
+        if (name == "mmap" && args !~ /MAP_ANONYMOUS/) what = "@file"
         if (code != "") calls = calls " " name what
     }
     {
@@ -147,7 +148,7 @@ check()
         shift
         n=$((n + 1))
         calls=" $calls "
-        files=$(tr ' ' '\n' <<<"$calls" | grep -E '@|^(open|openat|openat2|creat|rename|renameat|renameat2|link|linkat|symlinkat|unlink|unlinkat|ftruncate|fallocate|mmap|msync|sync|syncfs)$' | paste -sd' ')
+        files=$(tr ' ' '\n' <<<"$calls" | grep -E '@|^(open|openat|openat2|creat|rename|renameat|renameat2|link|linkat|symlinkat|unlink|unlinkat|ftruncate|fallocate|msync|sync|syncfs)$' | paste -sd' ')
         printf '%-12s %d: rc %s, calls:%s\n' "$name" $n "$rc" "$calls"
         [ "$want" = none ] && want=
         if [ "$rc" != 00000000 ] || [ "$files" != "$want" ]; then
