@@ -113,9 +113,15 @@ static unsigned newest_claim(const uint8_t *sector, struct record_mark *ret)
     return n;
 }
 
-enum standing { BEHIND, AHEAD, DAMAGED };
+/* How a sector stands to the generation reached. */
+enum standing {
+    BEHIND,  /* R7 */
+    TORN,    /* R6 */
+    BEYOND,  /* R3 */
+    DAMAGED, /* R4 */
+};
 
-/* How a sector stands to the generation reached. *ret_claim is filled unless BEHIND. */
+/* *ret_claim is filled unless BEHIND. */
 static enum standing standing_of(const struct scan *s, const struct scan_result *r,
                                  enum record_area area, size_t i, struct record_mark *ret_claim)
 {
@@ -123,14 +129,15 @@ static enum standing standing_of(const struct scan *s, const struct scan_result 
     struct record_sector found;
     if (newest_claim(sector, ret_claim) == 0 || ret_claim->generation <= r->generation)
         return BEHIND;
+    uint64_t ahead = ret_claim->generation - r->generation;
     if (!record_sector_verify(s->key, area, (uint32_t)i, sector, &found))
-        return ret_claim->generation - r->generation <= MAX_AHEAD ? DAMAGED : BEHIND;
+        return ahead <= MAX_AHEAD ? DAMAGED : BEHIND;
     if (found.head.epoch < r->epoch)
         return BEHIND; /* written by an owner who had lost the image */
-    return AHEAD;
+    bool first_of_owner = area != AREA_LOG && found.head.epoch > r->epoch;
+    return ahead == 1 || (ahead == 2 && first_of_owner) ? TORN : BEYOND;
 }
 
-/* R4 */
 static int judge_damage(const struct scan *s, enum record_area area, size_t i,
                         struct scan_result *r, struct err *e)
 {
@@ -144,20 +151,18 @@ static int judge_damage(const struct scan *s, enum record_area area, size_t i,
                    r->generation);
 }
 
-/* R3, R6 */
 static int judge_newer(const struct scan *s, enum record_area area, size_t i, struct scan_result *r,
                        struct err *e)
 {
     struct record_mark claim;
-    if (standing_of(s, r, area, i, &claim) != AHEAD)
-        return 0;
-    if (claim.generation - r->generation >= 2)
+    enum standing standing = standing_of(s, r, area, i, &claim);
+    if (standing == BEYOND)
         return err_set(e, ERR_STATE_CORRUPT,
                        "generation %" PRIu64 " is damaged or missing: %s holds a sector of "
                        "generation %" PRIu64 ", which came after it; the newest state that "
                        "verifies is generation %" PRIu64,
                        r->generation + 1, area_name(area), claim.generation, r->generation);
-    r->torn_sectors++;
+    r->torn_sectors += standing == TORN;
     return 0;
 }
 

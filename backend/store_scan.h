@@ -3,8 +3,8 @@
  * Private to the store and its tests. What a writer keeps to (W) is what lets the search (R) tell a
  * write that was cut off from damage:
  *
- *  W1  Sectors of generation g+1 are written only after generation g was flushed with success, or
- *      was found whole (and flushed) by the one who opened.
+ *  W1  Sectors of generation g+1 are written only after generation g was flushed with success, or,
+ *      as the first checkpoint of an owner, after it was found whole.
  *  W2  A log record is appended only behind a record that this same owner wrote and flushed since
  *      it opened and since its last failure. The first commit of an owner, and the first after a
  *      failed one, is a checkpoint.
@@ -22,13 +22,16 @@
  *      epoch not lower and a record MAC that chains onto the one before. The rest of the log is
  *      whatever earlier rounds and attempts have left.
  *  R3  A sector that verifies and claims a generation two or more beyond the one reached, of an
- *      epoch not lower: the one between was acknowledged (W1) and is missing. Damage.
+ *      epoch not lower: the one between was acknowledged (W1) and is missing. Damage. (But see R6.)
  *  R4  A sector that does not verify, but has a mark that claims a generation beyond the one
  *      reached: a disk writes sectors whole or not at all, so no cut-off write leaves this. Damage.
  *  R5  A whole record of the next generation, at its place in the log, that does not chain: no
  *      order of writes leaves this. Damage.
  *  R6  Sectors of the next generation that verify, with others of that record missing (old content,
- *      zeroes, noise): the attempt that was cut off. It was never acknowledged. Harmless.
+ *      zeroes, noise): the attempt that was cut off. It was never acknowledged. Harmless. The same
+ *      of the generation after the next, in a checkpoint area and of a higher epoch: the first
+ *      checkpoint of an owner that found the generation between in the page cache, where a failed
+ *      flush had left it, and not on the disk (W2, W7).
  *  R7  Everything that claims the generation reached or an older one, and everything without a
  *      mark: leftovers. Harmless.
  *

@@ -323,6 +323,34 @@ static void part_of_the_disk_put_back_to_an_older_time_is_damage(void **state)
     assert_corrupt(&d, "generation 6 is damaged or missing");
 }
 
+/* R6: an owner found 9 in the page cache alone, and its first checkpoint, 10, was cut off. */
+static void torn_first_checkpoint_of_an_owner_is_no_proof_of_what_it_built_on(void **state)
+{
+    struct disk d = used_disk();
+    struct scan_result r;
+    struct err e;
+    (void)state;
+    checkpoint(&d, AREA_CHECKPOINT_B, 10, 2, 5);
+    noise(d.sector[AREA_CHECKPOINT_B][3], SECTOR_BYTES);
+    assert_int_equal(scan(&d, &r, &e), 0);
+    assert_int_equal(r.generation, 8);
+    assert_int_equal(r.torn_sectors, 4);
+
+    struct disk same_owner = used_disk();
+    checkpoint(&same_owner, AREA_CHECKPOINT_B, 10, 1, 5);
+    noise(same_owner.sector[AREA_CHECKPOINT_B][3], SECTOR_BYTES);
+    assert_corrupt(&same_owner, "generation 9 is damaged or missing");
+
+    struct disk further = used_disk();
+    checkpoint(&further, AREA_CHECKPOINT_B, 11, 2, 5);
+    noise(further.sector[AREA_CHECKPOINT_B][3], SECTOR_BYTES);
+    assert_corrupt(&further, "generation 9 is damaged or missing");
+
+    struct disk in_log = used_disk();
+    put(&in_log, AREA_LOG, 10, RECORD_DELTA, 10, 2, 1);
+    assert_corrupt(&in_log, "generation 9 is damaged or missing");
+}
+
 /* R3 holds at any distance: that no store has so many records excuses noise, not what verifies. */
 static void valid_sector_from_far_ahead_is_damage(void **state)
 {
@@ -430,6 +458,7 @@ int main(void)
         cmocka_unit_test(damage_is_described_with_what_still_verifies),
         cmocka_unit_test(lost_record_before_others_is_damage),
         cmocka_unit_test(part_of_the_disk_put_back_to_an_older_time_is_damage),
+        cmocka_unit_test(torn_first_checkpoint_of_an_owner_is_no_proof_of_what_it_built_on),
         cmocka_unit_test(valid_sector_from_far_ahead_is_damage),
         cmocka_unit_test(whole_next_record_that_does_not_chain_is_damage),
         cmocka_unit_test(full_record_in_the_log_is_damage),

@@ -23,6 +23,7 @@ enum {
     MAX_ALLOWED = 8,
     ALL_SUBSETS = 7, /* up to so many volatile sectors, every subset is tried */
     RANDOM_SUBSETS = 24,
+    MAX_DEPTH = 1, /* cuts upon cuts */
     MAX_SECTORS = 64,
 };
 
@@ -326,10 +327,10 @@ static void try_all_cuts(struct trial *t)
         try_subsets(t, n);
     } else {
         try_runs(t, n);
-        try_random(t, n, thorough ? 10 * RANDOM_SUBSETS : RANDOM_SUBSETS);
+        try_random(t, n, RANDOM_SUBSETS);
     }
     try_pages(t, n);
-    if (t->depth < (thorough ? 2U : 1U))
+    if (t->depth < MAX_DEPTH)
         cut_again(t, n);
 }
 
@@ -388,7 +389,7 @@ static bool commit(struct trial *t, struct store *s)
 
 static void cut_again(struct trial *t, size_t n)
 {
-    unsigned starts = t->depth == 0 ? (thorough ? 6 : 2) : 1;
+    unsigned starts = thorough ? 4 : 2;
     struct trial keep = *t;
     for (; starts > 0; starts--) {
         bool arrived[MAX_SECTORS];
@@ -594,7 +595,7 @@ static void real_sizes(unsigned n_commits)
 int main(int argc, char **argv)
 {
     thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
-    steady_work(thorough ? 400 : 24);
+    steady_work(thorough ? 300 : 24);
     all_failing_work();
     real_sizes(thorough ? 40 : 2);
 
