@@ -3,8 +3,8 @@
 # message must contain. Every case is tried with serve, verify-key and check (and info, which may
 # answer but never crashes). Each refusal: the exit code of its class, one clear line on stderr, within
 # two seconds and 64 MiB, no socket, and the image with the same bytes, times and neighbours as before.
-# [S0.2, S0.6, S0.8, S0.13, S0.15, S1.5, S1.14, S1.17, S1.19, S2.10, S2.11, S2.16, S4.1, S4.3, S4.4,
-#  S4.5, S4.6, S4.10, S4.11, S4.12, S4.16]
+# [S0.2, S0.6, S0.8, S0.11, S0.13, S0.15, S1.5, S1.6, S1.14, S1.17, S1.19, S2.10, S2.11, S2.16, S4.1, S4.3,
+#  S4.4, S4.5, S4.6, S4.10, S4.11, S4.12, S4.14, S4.16]
 set -u
 export LC_ALL=C
 for tool in qemu-img qemu-io strace cryptsetup; do
@@ -436,6 +436,12 @@ poke 8 0000000000000200
 poke 16 "$(printf %08x ${#case})"
 never_opened
 bad 'a backing file in a good image' UNSUPPORTED 'backing file'
+printf image >"$case/name"
+good_image
+dd if="$case/name" of="$image" bs=1 seek=512 conv=notrunc status=none
+poke 8 0000000000000200
+poke 16 00000005
+bad 'an image that backs itself' UNSUPPORTED 'backing file'
 name='an external data file'
 good_with 72 0000000000000004
 never_opened
