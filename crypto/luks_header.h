@@ -18,8 +18,9 @@ enum {
     LUKS_MAX_KEY_BYTES = 64,
     LUKS_MIN_ITERATIONS = 1000, /* when writing; reading accepts 1 */
 };
-/* The sum over the enabled slots and the digest, in iterations: what a crafted header may cost.
- * Above twenty times what `qemu-img create` chooses by default on a fast machine. */
+/* What trying every enabled slot may cost, in iterations: each slot and, behind it, the digest. A
+ * crafted header cannot make us compute longer. Above twenty times what `qemu-img create` chooses
+ * by default on a fast machine. */
 #define LUKS_MAX_ITERATIONS (UINT64_C(1) << 28)
 
 enum cipher_mode { MODE_ECB, MODE_CBC, MODE_CTR, MODE_XTS };

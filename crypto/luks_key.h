@@ -16,7 +16,8 @@ DEFINE_OWNED(volume_key);
 
 /* Tries one active slot. material: its luks_slot_sectors() sectors as they are on disk.
  * 1: *ret is the verified key. 0: not this slot's passphrase. -1: no memory, or stopped by the
- * watch (ERR_USAGE, "interrupted"). The watch counts PBKDF2 iterations of this slot. */
+ * watch (ERR_USAGE, "interrupted"). The watch counts the PBKDF2 iterations of this slot and of
+ * the digest behind it. */
 int luks_slot_open(const struct luks_header *h, unsigned slot, const uint8_t *material,
                    const struct secret *pass, size_t pass_bytes, const struct watch *watch,
                    struct volume_key **ret, struct err *e) MUST_CHECK;

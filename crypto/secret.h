@@ -1,9 +1,10 @@
 /* Memory for keys, passphrases, decrypted sectors and TPM state.
  *
- * Each secret is a mapping of its own: locked, kept out of core dumps and of forked children's
- * dumps, wiped when freed. Its size is fixed for life and it is never copied implicitly. Where it
- * cannot be locked, creating it fails (ERR_STORAGE) and the message names the limit to raise
- * (RLIMIT_MEMLOCK). A secret is never NULL-sized; it has one owner.
+ * Each secret is a mapping of its own: locked, kept out of core dumps, wiped when freed. A forked
+ * child finds zeroes in it, keys included: whoever forks to go on working does so before the first
+ * secret. Its size is fixed for life and it is never copied implicitly. Where it cannot be locked,
+ * creating it fails (ERR_STORAGE) and the message names the limit to raise (RLIMIT_MEMLOCK). A
+ * secret is never NULL-sized; it has one owner.
  */
 #ifndef NVKEEP_CRYPTO_SECRET_H
 #define NVKEEP_CRYPTO_SECRET_H

@@ -25,10 +25,10 @@ static inline void known_key_last_stripe(uint8_t stripe[64])
         stripe[j] = (uint8_t)(d[j] ^ j);
 }
 
-static inline struct volume_key *known_key(void)
+/* how: of a cipher with 64 bytes of key. */
+static inline struct volume_key *known_key_for(const struct luks_cipher *how)
 {
-    static const struct luks_cipher how = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
-    struct luks_header h = {.cipher = how, .hash = HASH_SHA1, .digest_iterations = 1};
+    struct luks_header h = {.cipher = *how, .hash = HASH_SHA1, .digest_iterations = 1};
     OWNED_HEAP uint8_t *m = calloc(luks_slot_sectors(64), 512);
     OWNED(sector_cipher) c = NULL;
     OWNED(secret) pass = NULL;
@@ -42,13 +42,19 @@ static inline struct volume_key *known_key(void)
     if (!m || secret_new(1, &pass, &e) < 0 ||
         pbkdf2(HASH_SHA1, key, 64, h.digest_salt, 32, 1, h.digest, 20, NULL) ||
         pbkdf2(HASH_SHA1, "", 0, h.slot[0].salt, 32, 1, slot_key, 64, NULL) ||
-        sector_cipher_with(&how, slot_key, &c, &e) < 0)
+        sector_cipher_with(how, slot_key, &c, &e) < 0)
         abort();
     known_key_last_stripe(m + 3999 * 64);
     sector_encrypt(c, 0, 500, m);
     if (luks_slot_open(&h, 0, m, pass, 0, NULL, &k, &e) != 1)
         abort();
     return k;
+}
+
+static inline struct volume_key *known_key(void)
+{
+    static const struct luks_cipher how = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
+    return known_key_for(&how);
 }
 
 #endif

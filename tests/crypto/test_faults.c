@@ -187,7 +187,7 @@ static int try_open(struct err *e)
     assert_int_not_equal(r, 0); /* a fault is never "the wrong passphrase" */
     assert_int_equal(r < 0, k == NULL);
     volume_key_free(k);
-    return r < 0 ? -1 : 0;
+    return r < 0 ? r : 0;
 }
 
 static int try_ref_encode(struct err *e)
@@ -234,6 +234,7 @@ static unsigned each_fault(int (*what)(struct err *e))
         }
         if (r == 0)
             fail_msg("fault %u was swallowed", n);
+        assert_int_equal(r, -1);
         if (e.kind != ERR_STORAGE || !e.text[0])
             fail_msg("fault %u became %s: %s", n, err_class(e.kind)->name, e.text);
     }

@@ -129,6 +129,47 @@ static void the_right_passphrase_gives_the_volume_key_for_every_cipher_and_hash(
     }
 }
 
+/* On volumes that other tools made as well: a second passphrase for each. */
+static void a_slot_is_sealed_under_the_cipher_and_hash_of_its_volume(void **state)
+{
+    static const struct {
+        const char *name, *mode, *hash_spec;
+        enum hash_alg hash;
+        struct luks_cipher how;
+    } v[] = {
+        {"aes", "cbc-plain64", "sha1", HASH_SHA1, {CIPHER_AES192, MODE_CBC, IVGEN_PLAIN64, 0, 24}},
+        {"aes",
+         "xts-plain64",
+         "sha512",
+         HASH_SHA512,
+         {CIPHER_AES192, MODE_XTS, IVGEN_PLAIN64, 0, 48}},
+        {"cast5",
+         "ctr-plain64",
+         "ripemd160",
+         HASH_RIPEMD160,
+         {CIPHER_CAST5_128, MODE_CTR, IVGEN_PLAIN64, 0, 16}},
+    };
+    static const uint8_t key[64] = "the volume key, which is long enough for every cipher there is";
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(v); i++) {
+        struct luks_header h;
+        OWNED(volume_key) k = NULL;
+        OWNED(volume_key) again = NULL;
+        OWNED(secret) pass = secret_of("second");
+        struct err e;
+        size_t n = v[i].how.key_bytes, room = (size_t)luks_slot_sectors(n) * 512;
+        OWNED_HEAP uint8_t *m = cheap_volume(v[i].name, v[i].mode, v[i].hash_spec, &v[i].how,
+                                             v[i].hash, key, "first", &h);
+        OWNED_HEAP uint8_t *second = malloc(room + 1);
+        assert_int_equal(try_pass(&h, m, "first", &k), 1);
+        memset(second, 0xee, room + 1);
+        assert_done(luks_slot_seal(&h, 6, k, pass, 6, 1000, NULL, second, &e), e);
+        assert_int_equal(second[room], 0xee);
+        assert_int_equal(luks_slot_open(&h, 6, second, pass, 6, NULL, &again, &e), 1);
+        assert_memory_equal(volume_key_peek(again), key, n);
+    }
+}
+
 /* S0.5 S3.3: on the arithmetic alone; whole images are tried elsewhere. */
 static void ten_thousand_wrong_passphrases_open_nothing(void **state)
 {
@@ -414,6 +455,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_right_passphrase_gives_the_volume_key_for_every_cipher_and_hash),
+        cmocka_unit_test(a_slot_is_sealed_under_the_cipher_and_hash_of_its_volume),
         cmocka_unit_test(ten_thousand_wrong_passphrases_open_nothing),
         cmocka_unit_test(one_flipped_bit_in_digest_salt_or_material_opens_nothing),
         cmocka_unit_test(what_a_slot_seals_that_slot_opens),

@@ -350,24 +350,83 @@ static void a_body_in_another_spelling_is_damage(void **state)
     refused(s, key, ERR_STATE_CORRUPT, "decode its body");
 }
 
-/* libtasn1 takes this one for good. */
-static void a_number_with_zeroes_in_front_is_damage(void **state)
+/* Puts `n` bytes in the place of `old_n` at `at` of the body and makes the lengths right again: of
+ * the layout when the place lies in it, of the body, and in front of both. */
+static void splice(uint8_t *s, size_t at, size_t old_n, const void *bytes, size_t n)
 {
+    enum { LAYOUT = 84 };
+    size_t body = get_be16(s + 10);
+    int grows = (int)n - (int)old_n;
+    uint8_t *p = s + BODY_AT;
+    assert_int_equal(p[LAYOUT], 0x30);
+    memmove(p + at + n, p + at + old_n, body - at - old_n);
+    if (grows < 0)
+        memset(p + body + grows, 0, (size_t)-grows);
+    memcpy(p + at, bytes, n);
+    p[1] = (uint8_t)(p[1] + grows);
+    p[LAYOUT + 1 + (at < LAYOUT ? grows : 0)] =
+        (uint8_t)(p[LAYOUT + 1 + (at < LAYOUT ? grows : 0)] + (at > LAYOUT ? grows : 0));
+    put_be16(s + 10, (uint16_t)((int)body + grows));
+}
+
+static void fields_that_are_der_but_not_ours_are_refused(void **state)
+{
+    /* Places in the body of `sound`. */
+    enum { INSTANCE = 5, MAC = 40, DIGEST = 50, CHECKPOINT_A = 86, LOG_SECTORS = 104 };
+    static const struct {
+        size_t at;
+        const char *old, *put;
+        enum err_kind kind;
+        const char *word;
+    } v[] = {
+        {INSTANCE, "0410000102030405060708090a0b0c0d0e0f", "040f000102030405060708090a0b0c0d0e",
+         ERR_STATE_CORRUPT, "read its body"}, /* a byte less */
+        {INSTANCE, "0410000102030405060708090a0b0c0d0e0f", "0411000102030405060708090a0b0c0d0e0f10",
+         ERR_STATE_CORRUPT, "read its body"},
+        {MAC, "06082a864886f70d0209", "06082a864886f70d020b", ERR_UNSUPPORTED,
+         "the MAC is 1.2.840.113549.2.11"},
+        {DIGEST, "0420404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f", "0400",
+         ERR_STATE_CORRUPT, "read its body"},
+        {CHECKPOINT_A, "020108", "020188", ERR_STATE_CORRUPT, "read its body"}, /* negative */
+        {CHECKPOINT_A, "020108", "0209010000000000000008", ERR_STATE_CORRUPT,
+         "read its body"}, /* beyond 64 bits */
+        {CHECKPOINT_A, "020108", "0209000000000000000008", ERR_STATE_CORRUPT,
+         "decode its body"}, /* zeroes in front: libtasn1 takes it for good */
+        {CHECKPOINT_A, "020108", "020a00000000000000000008", ERR_STATE_CORRUPT, "read its body"},
+        {LOG_SECTORS, "02020200", "0203000200", ERR_STATE_CORRUPT, "decode its body"},
+        {LOG_SECTORS, "02020200", "0200", ERR_STATE_CORRUPT, "its body"}, /* no number at all */
+        {LOG_SECTORS, "02020200", "", ERR_STATE_CORRUPT, "decode its body"},
+        {LOG_SECTORS, "02020200", "02020200020101", ERR_STATE_CORRUPT, "decode its body"},
+    };
     OWNED(volume_key) key = new_key();
-    uint8_t s[SECTOR_BYTES];
     (void)state;
-    encode(key, s);
-    size_t n = get_be16(s + 10), last = BODY_AT + n - 4; /* 02 02 02 00, the sectors of the log */
-    assert_memory_equal(s + last, "\x02\x02\x02\x00", 4);
-    memmove(s + last + 3, s + last + 2, 2);
-    s[last + 1] = 3;
-    s[last + 2] = 0;
-    assert_memory_equal(s + BODY_AT + 84, "\x30\x16", 2); /* the layout grows by a byte */
-    s[BODY_AT + 85]++;
-    s[BODY_AT + 1]++;
-    put_be16(s + 10, (uint16_t)(n + 1));
-    sign(s, key);
-    refused(s, key, ERR_STATE_CORRUPT, "decode its body");
+    for (size_t i = 0; i < ARRAY_LEN(v); i++) {
+        uint8_t s[SECTOR_BYTES], old[64], put[64];
+        size_t old_n = unhex(v[i].old, old, sizeof(old)), n = unhex(v[i].put, put, sizeof(put));
+        encode(key, s);
+        assert_memory_equal(s + BODY_AT + v[i].at, old, old_n);
+        splice(s, v[i].at, old_n, put, n);
+        sign(s, key);
+        refused(s, key, v[i].kind, v[i].word);
+    }
+}
+
+static void the_cipher_of_the_volume_must_be_the_one_it_was_made_for(void **state)
+{
+    static const struct luks_cipher serpent = {CIPHER_SERPENT256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
+    OWNED(volume_key) aes_key = known_key();
+    OWNED(volume_key) serpent_key = known_key_for(&serpent);
+    struct mac_key *m = NULL;
+    uint8_t s[SECTOR_BYTES] = {0};
+    struct err e;
+    (void)state;
+    encode(aes_key, s);
+    refused(s, serpent_key, ERR_STATE_CORRUPT, "1.3.111.2.1619.0.1.2, but the LUKS header says");
+    memset(s, 0, sizeof(s));
+    assert_refused(ref_sector_encode(&sound, serpent_key, s, &m, &e), e, ERR_UNSUPPORTED,
+                   "aes in mode xts or cbc");
+    assert_null(m);
+    assert_true(bytes_all_zero(s, sizeof(s)));
 }
 
 static void layouts_that_overlap_or_end_nowhere_are_neither_written_nor_read(void **state)
@@ -445,7 +504,8 @@ int main(void)
         cmocka_unit_test(newer_versions_and_unknown_algorithms_are_unsupported),
         cmocka_unit_test(authenticated_nonsense_is_damage),
         cmocka_unit_test(a_body_in_another_spelling_is_damage),
-        cmocka_unit_test(a_number_with_zeroes_in_front_is_damage),
+        cmocka_unit_test(fields_that_are_der_but_not_ours_are_refused),
+        cmocka_unit_test(the_cipher_of_the_volume_must_be_the_one_it_was_made_for),
         cmocka_unit_test(layouts_that_overlap_or_end_nowhere_are_neither_written_nor_read),
         cmocka_unit_test(an_unknown_device_is_not_written),
     };

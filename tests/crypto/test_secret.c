@@ -1,6 +1,7 @@
 #include "crypto/secret.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -99,16 +100,19 @@ static void a_forked_child_finds_zeroes(void **state)
 
 static void freeing_wipes_before_it_unmaps(void **state)
 {
-    struct secret *s = NULL;
+    static const size_t sizes[][2] = {{1, 4096}, {4096, 4096}, {4097, 8192}, {10000, 12288}};
     struct err e;
     (void)state;
-    assert_done(secret_new(10000, &s, &e), e);
-    memset(secret_bytes(s), 0xa5, 10000);
-    unmapped.watching = true;
-    secret_free(s);
-    unmapped.watching = false;
-    assert_int_equal(unmapped.n, 12288);
-    assert_false(unmapped.dirty);
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        struct secret *s = NULL;
+        assert_done(secret_new(sizes[i][0], &s, &e), e);
+        memset(secret_bytes(s), 0xa5, sizes[i][0]);
+        unmapped.watching = true;
+        secret_free(s);
+        unmapped.watching = false;
+        assert_int_equal(unmapped.n, sizes[i][1]);
+        assert_false(unmapped.dirty);
+    }
     secret_free(NULL);
 }
 
@@ -199,6 +203,26 @@ static void memory_that_cannot_be_locked_is_refused_by_the_name_of_the_limit(voi
     assert_int_equal(in_a_child_without_lockable_memory(everything_above_is_refused), 0);
 }
 
+static void sizes_outside_the_contract_are_our_own_mistake(void **state)
+{
+    static const size_t sizes[] = {0, ((size_t)64 << 20) + 1, SIZE_MAX};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct secret *s = NULL;
+            struct err e;
+            signal(SIGABRT, SIG_DFL);
+            if (!freopen("/dev/null", "w", stderr))
+                _exit(1);
+            _exit(secret_new(sizes[i], &s, &e) < 0 ? 0 : 1);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    }
+}
+
 static void wiping_overwrites_exactly_what_it_is_told(void **state)
 {
     uint8_t b[32];
@@ -236,6 +260,7 @@ int main(void)
         cmocka_unit_test(freeing_wipes_before_it_unmaps),
         cmocka_unit_test(keys_are_wiped_when_their_objects_are_freed),
         cmocka_unit_test(memory_that_cannot_be_locked_is_refused_by_the_name_of_the_limit),
+        cmocka_unit_test(sizes_outside_the_contract_are_our_own_mistake),
         cmocka_unit_test(wiping_overwrites_exactly_what_it_is_told),
         cmocka_unit_test(comparing_sees_every_bit_and_no_more),
     };
