@@ -77,7 +77,7 @@ qemu_raw()
 }
 qemu_check()
 {
-    run qemu-img check "${secrets[@]}" --image-opts "$(spec "$1")"
+    run qemu-img check "${secrets[@]}" --image-opts "$(spec "$1" "${2:-s0}")"
 }
 qemu_snapshot()
 {

@@ -99,7 +99,7 @@ possible()
     esac
 }
 ivs=(encrypt.ivgen-alg=plain64 encrypt.ivgen-alg=plain
-    encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256)
+    "encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256")
 hashes=(sha256 sha1 sha224 sha384 sha512 ripemd160 md5)
 algs=(aes-256 aes-128 aes-192 serpent-256 serpent-128 serpent-192 twofish-256 twofish-128
     twofish-192 cast5-128)
