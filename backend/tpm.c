@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,6 +117,16 @@ static TPM_RESULT hook_up(enum device_kind kind)
     return rc == TPM_SUCCESS ? TPMLIB_RegisterCallbacks(&callbacks) : rc;
 }
 
+/* For each command that may store, libtpms takes and frees some 128 and 230 KB of which it touches
+ * little. Given back to the kernel each time, as malloc() does unless told, that costs three system
+ * calls and ten microseconds. */
+static void keep_freed_memory(void)
+{
+    enum { KEPT = 1 << 20 };
+    (void)mallopt(M_MMAP_THRESHOLD, KEPT);
+    (void)mallopt(M_TRIM_THRESHOLD, KEPT);
+}
+
 int tpm_lib_attach(struct tpm *t, struct err *e)
 {
     if (live)
@@ -131,6 +142,7 @@ int tpm_lib_attach(struct tpm *t, struct err *e)
     if (rc != TPM_SUCCESS)
         return err_set(e, ERR_UNSUPPORTED, "libtpms refuses to be a TPM %s (result 0x%x)",
                        t->kind == DEVICE_TPM20 ? "2.0" : "1.2", rc);
+    keep_freed_memory();
     TPMLIB_SetDebugLevel(0);
     TPMLIB_SetDebugFD(t->quiet_fd);
     live = t;

@@ -65,13 +65,12 @@ static int commit_pending(struct tpm *t, struct err *e)
         *e = t->lost;
         return -1;
     }
-    blob_set_overlay(&t->owed, &change);
     blob_set_overlay(&t->pending, &change);
     drop_outdated_volatile(t->store, &change);
     return store_commit(t->store, &change, e);
 }
 
-/* What libtpms stored last holds what was owed before. */
+/* What libtpms stores is a whole state, with what was owed before in it. */
 static void owe_pending(struct tpm *t)
 {
     struct blob_set was_owed = t->owed;

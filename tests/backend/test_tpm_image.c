@@ -309,7 +309,7 @@ static void second_tpm_in_a_process_is_refused(void **state)
 static void locality_above_four_and_long_commands_are_refused(void **state)
 {
     struct tpm_image *im = *state;
-    uint8_t longer[TPM_BUFFER_BYTES + 1] = {0x80, 0x01, 0, 0, 0x10, 0x01, 0, 0, 0x01, 0x7b};
+    static uint8_t longer[16 * TPM_BUFFER_BYTES] = {0x80, 0x01, 0, 1, 0, 0, 0, 0, 0x01, 0x7b};
     cmd2_get_random(&im->c, 8);
     for (unsigned locality = 0; locality < 256; locality++) {
         im->run.locality = (uint8_t)locality;
@@ -317,6 +317,7 @@ static void locality_above_four_and_long_commands_are_refused(void **state)
     }
     im->run.locality = 0;
     assert_int_equal(tpm_run_bytes(&im->run, longer, sizeof(longer)).rc, RC2_COMMAND_SIZE);
+    assert_int_equal(tpm_run_bytes(&im->run, longer, TPM_BUFFER_BYTES + 1).rc, RC2_COMMAND_SIZE);
     assert_int_equal(tpm_reset_established(im->run.t, 5), 0x3d);
 }
 

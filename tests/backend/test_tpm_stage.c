@@ -335,11 +335,19 @@ static void damaged_staged_blob_forgets_the_set_until_a_new_one_is_begun(void **
         assert_says(&f->e, damages[i].kind, damages[i].says);
         assert_int_equal(stage(f, BLOB_VOLATILE, p), -1);
         assert_says(&f->e, damages[i].kind, damages[i].says);
+        OWNED(secret) shown = NULL;
+        size_t n;
+        assert_int_equal(tpm_export(f->run.t, BLOB_VOLATILE, &shown, &n, &f->e), 0);
+        assert_null(shown);
     }
     stage_all(f, p);
     p->blob[1][500] ^= 1;
     assert_int_equal(stage(f, BLOB_VOLATILE, p), -1);
     assert_says(&f->e, ERR_STATE_CORRUPT, "volatile state handed in");
+    OWNED(secret) forgotten = NULL;
+    size_t n;
+    assert_int_equal(tpm_export(f->run.t, BLOB_VOLATILE, &forgotten, &n, &f->e), 0);
+    assert_null(forgotten);
     p->blob[1][500] ^= 1;
     assert_int_equal(tpm_power_on(f->run.t, false, &f->e), -1);
     unsigned changes = f->store->changes;
@@ -434,6 +442,56 @@ static void staged_state_survives_a_store_that_refuses(void **state)
     free(p);
 }
 
+static void staged_state_is_used_once(void **state)
+{
+    struct fixture *f = *state;
+    struct parcel *p = calloc(1, sizeof(*p));
+    start_clear(f);
+    cmd2_nv_define(&f->c, INDEX, 32, NV2_ORDINARY, 0);
+    TPM_OK(&f->run, &f->c);
+    pack(f, p);
+    tpm_power_off(f->run.t);
+    stage_all(f, p);
+    assert_int_equal(tpm_power_on(f->run.t, true, &f->e), 0);
+    cmd2_nv_write(&f->c, INDEX, "later", 5, 0);
+    TPM_OK(&f->run, &f->c);
+    f->store->refuse = 1;
+    cmd2_nv_write(&f->c, INDEX, "never", 5, 0);
+    refused_for_storage(f, RC2_NV_UNAVAILABLE);
+    for (int i = 0; i < 2; i++) {
+        cmd2_nv_read(&f->c, INDEX, 5, 0);
+        assert_memory_equal(rsp2_nv(TPM_OK(&f->run, &f->c), 5), "later", 5);
+        start_clear(f);
+    }
+    free(p);
+}
+
+/* libtpms could read it when it was handed in, and cannot when it is to run: the old state must not
+ * quietly take its place. */
+static void staged_state_refused_at_power_on_is_refused_until_a_new_set_is_begun(void **state)
+{
+    struct fixture *f = *state;
+    struct parcel *p = calloc(1, sizeof(*p)), *shown = calloc(1, sizeof(*shown));
+    start_clear(f);
+    pack(f, p);
+    tpm_power_off(f->run.t);
+    assert_int_equal(stage(f, BLOB_VOLATILE, p), 0);
+    f->store->blob[0][2] ^= 1;
+    assert_int_equal(tpm_power_on(f->run.t, false, &f->e), -1);
+    assert_says(&f->e, ERR_STATE_CORRUPT, "cannot read the TPM state");
+    f->store->blob[0][2] ^= 1;
+    assert_int_equal(tpm_power_on(f->run.t, false, &f->e), -1);
+    assert_says(&f->e, ERR_STATE_CORRUPT, "cannot read the TPM state");
+    pack(f, shown);
+    assert_int_equal(shown->n[1], 0); /* forgotten */
+    stage_all(f, p);
+    pack(f, shown);
+    assert_int_equal(shown->n[1], p->n[1]); /* while off: what is staged */
+    assert_int_equal(tpm_power_on(f->run.t, false, &f->e), 0);
+    free(p);
+    free(shown);
+}
+
 /* Without a volatile state the TPM that was handed in has to be started up; a stored one of the TPM
  * that was there before must not be resumed. */
 static void permanent_state_alone_brings_no_volatile_state(void **state)
@@ -505,6 +563,8 @@ int main(void)
         WITH(setup, impossible_blobs_are_refused_by_name),
         WITH(setup, volatile_state_of_another_tpm_is_refused),
         WITH(setup, staged_state_survives_a_store_that_refuses),
+        WITH(setup, staged_state_is_used_once),
+        WITH(setup, staged_state_refused_at_power_on_is_refused_until_a_new_set_is_begun),
         WITH(setup, permanent_state_alone_brings_no_volatile_state),
         WITH(setup, volatile_state_alone_is_laid_over_the_stored_permanent_state),
         cmocka_unit_test(manufactured_tpms_differ),

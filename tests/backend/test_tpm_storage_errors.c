@@ -259,6 +259,24 @@ static void guesses_are_counted_while_the_store_refuses(void **state)
     TPM_OK(&f->run, &f->c);
 }
 
+/* What was owed is forgotten once it was stored: going back later leads to the newest state. */
+static void counted_guesses_are_stored_once(void **state)
+{
+    struct fixture *f = *state;
+    cmd2_nv_read_auth(&f->c, SECRET_INDEX, 8, "right");
+    (void)tpm_run(&f->run, &f->c);
+    f->store->refuse = 1;
+    cmd2_nv_read_auth(&f->c, SECRET_INDEX, 8, "wrong");
+    refused_for_storage(f, RC2_NV_UNAVAILABLE);
+    cmd2_nv_write(&f->c, INDEX, "newer", 5, 0);
+    TPM_OK(&f->run, &f->c);
+    f->store->refuse = 1;
+    cmd2_nv_write(&f->c, INDEX, "never", 5, 0);
+    refused_for_storage(f, RC2_NV_UNAVAILABLE);
+    cmd2_nv_read(&f->c, INDEX, 5, 0);
+    assert_memory_equal(rsp2_nv(TPM_OK(&f->run, &f->c), 5), "newer", 5);
+}
+
 static void protected_index_is_refused_where_failures_cannot_be_counted(void **state)
 {
     struct fixture *f = *state;
@@ -271,6 +289,32 @@ static void protected_index_is_refused_where_failures_cannot_be_counted(void **s
     assert_int_equal(tpm_run(&f->run, &f->c).rc, 0x98e); /* TPM_RC_AUTH_FAIL, session 1 */
     cmd2_nv_read_auth(&f->c, SECRET_INDEX, 8, "right");
     assert_memory_equal(rsp2_nv(TPM_OK(&f->run, &f->c), 8), data, 8);
+}
+
+static void refused_extend_of_a_resumed_orderly_tpm_extends_nothing(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t before[32], after[32];
+    cmd2_pcr_extend(&f->c, 10, data);
+    TPM_OK(&f->run, &f->c);
+    cmd2_shutdown(&f->c, SU_STATE);
+    TPM_OK(&f->run, &f->c);
+    assert_int_equal(tpm_store_volatile(f->run.t, &f->e), 0);
+    /* In another process, as it were: nothing is known about its last command. */
+    struct store *s = calloc(1, sizeof(*s));
+    s->facts = f->store->facts;
+    for (size_t i = 0; i < 2; i++)
+        double_put(s, (enum blob_kind)(i + 1), f->store->blob[i], f->store->n[i]);
+    tpm_free(f->run.t);
+    f->store = s;
+    assert_int_equal(tpm_new(&s, &f->run.t, &f->e), 0);
+    assert_int_equal(tpm_power_on(f->run.t, true, &f->e), 0);
+    pcr(f, 10, before);
+    f->store->refuse = 1;
+    cmd2_pcr_extend(&f->c, 10, data);
+    refused_for_storage(f, RC2_NV_UNAVAILABLE);
+    pcr(f, 10, after);
+    assert_memory_equal(before, after, 32);
 }
 
 /* --- what writes nothing --- */
@@ -360,7 +404,9 @@ static void refused_orderly_shutdown_is_reported(void **state)
     f->store->refuse = 1;
     assert_int_equal(tpm_orderly_shutdown(f->run.t, &f->e), -1);
     assert_says(&f->e, ERR_STORAGE, "the disk is full");
+    unsigned changes = f->store->changes;
     assert_int_equal(tpm_orderly_shutdown(f->run.t, &f->e), 0);
+    assert_int_equal(f->store->changes, changes + 1);
     f->store->refuse = -1; /* the second time there is nothing to do */
     assert_int_equal(tpm_orderly_shutdown(f->run.t, &f->e), 0);
 }
@@ -399,7 +445,9 @@ int main(void)
         WITH(setup_busy, every_command_that_stores_can_be_refused),
         WITH(setup, refused_startup_leaves_the_tpm_not_started),
         WITH(setup_busy, refused_extend_after_shutdown_extends_nothing),
+        WITH(setup_busy, refused_extend_of_a_resumed_orderly_tpm_extends_nothing),
         WITH(setup_busy, guesses_are_counted_while_the_store_refuses),
+        WITH(setup_busy, counted_guesses_are_stored_once),
         WITH(setup_busy, protected_index_is_refused_where_failures_cannot_be_counted),
         WITH(setup_busy, reading_and_extending_commit_nothing),
         WITH(setup_busy, tpm_that_cannot_go_back_says_so_until_it_is_powered_on),
