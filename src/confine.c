@@ -1,6 +1,7 @@
 #include "src/confine.h"
 
 #include <errno.h>
+#include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
 #include <stdbool.h>
@@ -8,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -160,8 +162,41 @@ static int load(scmp_filter_ctx ctx, const struct confine *c)
     return r == 0 ? seccomp_load(ctx) : r;
 }
 
+/* Everything that the first version of Landlock knows. */
+enum { ALL_ACCESS = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
+
+static int allow_removal(int rules, int dir)
+{
+    const struct landlock_path_beneath_attr here = {
+        .allowed_access = LANDLOCK_ACCESS_FS_REMOVE_FILE,
+        .parent_fd = dir,
+    };
+    return (int)syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &here, 0);
+}
+
+int confine_names(const struct confine *c, struct err *e)
+{
+    const struct landlock_ruleset_attr all = {.handled_access_fs = ALL_ACCESS};
+    OWNED_FD rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
+    if (rules < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM))
+        return 0;
+    int r = rules < 0 ? -1 : 0;
+    for (size_t i = 0; r == 0 && i < CONFINE_MAX_DIRS; i++)
+        if (c->dirs[i] >= 0)
+            r = allow_removal(rules, c->dirs[i]);
+    if (r == 0)
+        r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (r == 0)
+        r = (int)syscall(SYS_landlock_restrict_self, rules, 0);
+    if (r == 0)
+        return 0;
+    return err_sys(e, ERR_UNSUPPORTED, errno, "cannot confine a thread with Landlock");
+}
+
 int confine(const struct confine *c, struct err *e)
 {
+    if (confine_names(c, e) < 0)
+        return -1;
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (!ctx)
         return err_nomem(e, "the system call filter");

@@ -17,7 +17,11 @@ struct confine {
 
 /* Early: no core dumps, and no tracing by other processes of the same user. */
 int confine_memory(struct err *e) MUST_CHECK;
-/* All threads. ERR_UNSUPPORTED where the kernel has no seccomp filters. */
+/* This thread: no file can be reached by name any more, but removed in c->dirs (and below). Where
+ * the kernel has no Landlock this does nothing: confine() forbids nearly all of it, too. */
+int confine_names(const struct confine *c, struct err *e) MUST_CHECK;
+/* All threads; and confine_names() for this one. ERR_UNSUPPORTED where the kernel has no seccomp
+ * filters. */
 int confine(const struct confine *c, struct err *e) MUST_CHECK;
 
 #endif

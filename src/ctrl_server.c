@@ -184,10 +184,8 @@ size_t ctrl_server_wants(struct ctrl_server *s, struct pollfd *ret, int64_t *ret
     ret[n++] = (struct pollfd){.fd = accepting ? listener_fd(s->listener) : -1, .events = POLLIN};
     for (size_t i = 0; i < CTRL_CLIENTS_MAX; i++) {
         struct ctrl_client *c = s->client[i];
-        if (!c) {
-            ret[n++] = (struct pollfd){.fd = -1};
+        if (!c)
             continue;
-        }
         short events = ctrl_client_events(c);
         if (s->stopped)
             events &= POLLOUT;
@@ -201,14 +199,17 @@ size_t ctrl_server_wants(struct ctrl_server *s, struct pollfd *ret, int64_t *ret
 void ctrl_server_run(struct ctrl_server *s, const struct pollfd *p, size_t n)
 {
     int64_t now = now_ms();
-    for (size_t i = 0; i + 1 < n && i < CTRL_CLIENTS_MAX; i++) {
+    size_t k = 1;
+    for (size_t i = 0; i < CTRL_CLIENTS_MAX && k < n; i++) {
         struct ctrl_client *c = s->client[i];
-        short revents = p[i + 1].revents;
-        if (!c || p[i + 1].fd != ctrl_client_fd(c))
+        if (!c)
             continue;
+        /* In the same order as then, and some may be gone since. */
+        while (k < n && p[k].fd != ctrl_client_fd(c))
+            k++;
         int64_t limit = ctrl_client_limit(c);
-        if (revents || (limit >= 0 && now >= limit))
-            run_client(s, i, revents);
+        if (k < n && (p[k].revents || (limit >= 0 && now >= limit)))
+            run_client(s, i, p[k].revents);
     }
     if (p[0].revents)
         accept_client(s);

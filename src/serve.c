@@ -204,7 +204,7 @@ static int follow_worker(struct server *s, struct err *e)
     case WORKER_VERIFYING:
         if (s->bound || s->ending >= 0 || now_ms() < s->bind_at)
             return 0;
-        log_line(s->log, 1, "the key takes its time: clients may connect and wait");
+        log_line(s->log, 1, "verification takes its time: clients may connect, and wait");
         return bind_sockets(s, e);
     case WORKER_SERVING:
         if (s->ending >= 0 || s->ready)

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 
 #include "src/clock.h"
+#include "src/confine.h"
 
 /* A job that waited this long and whose client has gone is not done any more: a client that gave up
  * must not have its command executed behind the back of the next one. */
@@ -99,11 +100,23 @@ static void enter(struct worker *w, enum worker_phase phase, const struct err *e
     ring(w->news_fd);
 }
 
+/* Once it is open, this thread needs no other file, ever. */
+static int open_session(struct worker *w, struct session **ret, struct err *e)
+{
+    static const struct confine nowhere = {{-1, -1, -1, -1}};
+    const struct watch watch = {may_go_on, w};
+    OWNED(session) s = NULL;
+    if (session_open(&w->options, &w->pass, w->pass_bytes, &watch, &s, e) < 0 ||
+        confine_names(&nowhere, e) < 0)
+        return -1;
+    *ret = MOVE(s);
+    return 0;
+}
+
 static void verify(struct worker *w)
 {
     struct err e = {0};
-    const struct watch watch = {may_go_on, w};
-    if (session_open(&w->options, &w->pass, w->pass_bytes, &watch, &w->session, &e) < 0) {
+    if (open_session(w, &w->session, &e) < 0) {
         enter(w, WORKER_REFUSED, &e);
         return;
     }

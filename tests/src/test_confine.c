@@ -194,7 +194,9 @@ static void only_names_in_its_own_directories_can_be_removed(void **state)
 {
     (void)state;
     char mine[] = "/tmp/nvkeep-confine-XXXXXX", other[] = "/tmp/nvkeep-confine-XXXXXX";
+    char way_out[60];
     int status = 0;
+    bool has_landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, 1) > 0;
     assert_non_null(mkdtemp(mine));
     assert_non_null(mkdtemp(other));
     int here = open(mine, O_PATH | O_DIRECTORY), there = open(other, O_PATH | O_DIRECTORY);
@@ -209,6 +211,9 @@ static void only_names_in_its_own_directories_can_be_removed(void **state)
         const struct confine c = {{here, -1, -1, -1}};
         bool fine = confine(&c, &e) == 0;
         FORBIDDEN(unlinkat(there, "socket", 0));
+        /* A way out through the name itself is closed by Landlock only, and with another error. */
+        snprintf(way_out, sizeof(way_out), "../%s/socket", strrchr(other, '/') + 1);
+        fine &= !has_landlock || (unlinkat(here, way_out, 0) == -1 && errno == EACCES);
         FORBIDDEN(unlinkat(here, "dir", AT_REMOVEDIR));
         fine &= fstatat(here, "socket", &st, AT_SYMLINK_NOFOLLOW) == 0;
         fine &= unlinkat(here, "socket", 0) == 0;
@@ -224,6 +229,30 @@ static void only_names_in_its_own_directories_can_be_removed(void **state)
     assert_int_equal(rmdir(mine), 0);
     close(here);
     close(there);
+}
+
+static void thread_without_names_opens_nothing_and_uses_what_is_open(void **state)
+{
+    (void)state;
+    int status = 0;
+    if (syscall(SYS_landlock_create_ruleset, NULL, 0, 1) <= 0) {
+        print_message("missing: Landlock in this kernel\n");
+        skip();
+    }
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        struct err e;
+        char text[4];
+        int before = open("/etc/passwd", O_RDONLY);
+        bool fine = confine_names(&nowhere, &e) == 0;
+        fine &= read(before, text, sizeof(text)) == (ssize_t)sizeof(text);
+        fine &= open("/etc/passwd", O_RDONLY) == -1 && errno == EACCES;
+        fine &= open("/tmp", O_TMPFILE | O_WRONLY, 0600) == -1 && errno == EACCES;
+        _exit(fine ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
 }
 
 static void memory_is_not_dumped(void **state)
@@ -251,6 +280,7 @@ int main(void)
         cmocka_unit_test(confined_process_keeps_what_it_needs),
         cmocka_unit_test(all_threads_are_confined),
         cmocka_unit_test(only_names_in_its_own_directories_can_be_removed),
+        cmocka_unit_test(thread_without_names_opens_nothing_and_uses_what_is_open),
         cmocka_unit_test(memory_is_not_dumped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
