@@ -139,9 +139,9 @@ static void report(struct cli_run *run, const struct plan *p, const struct ref_f
 
 int cmd_create(struct cli_run *run, struct err *e)
 {
-    struct plan plan;
+    struct plan plan = {0};
     struct progress progress;
-    struct ref_facts facts;
+    struct ref_facts facts = {0};
     OWNED(secret) key = NULL;
     size_t key_bytes = 0;
     if (plan_numbers(run->args, &plan, e) < 0 || refuse_existing(plan.image.path, e) < 0 ||

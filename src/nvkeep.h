@@ -122,8 +122,8 @@ NVKEEP_API int nvkeep_open(const char *path, const struct nvkeep_key *key, struc
 /* Ends the claim, wipes, frees. Takes NULL. Nothing is left to be written. */
 NVKEEP_API void nvkeep_close(struct nvkeep *h);
 
-/* The blob as it was last saved, or NULL and 0 where there is none. The bytes belong to the handle and
- * stay valid until the next nvkeep_save() or nvkeep_close(). No I/O. */
+/* The blob as it was last saved, or NULL and 0 where there is none. The bytes belong to the handle
+ * and stay valid until the next nvkeep_save() or nvkeep_close(). No I/O. */
 NVKEEP_API const void *nvkeep_load(const struct nvkeep *h, enum nvkeep_blob blob,
                                    size_t *ret_bytes);
 

@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -28,6 +29,7 @@ enum { OUTPUT_BYTES = 16384, MAX_ARGS = 24, PASSED_FD = 7, TIME_LIMIT_S = 60 };
 struct run {
     const char *stdout_to; /* in: a file instead of `out`; "": closed */
     int key_fd;            /* in: passed on as descriptor PASSED_FD; 0: none */
+    long file_limit;       /* in: RLIMIT_FSIZE, bytes; 0: none */
     int code;              /* exit code; minus the signal that ended it */
     char out[OUTPUT_BYTES], err[OUTPUT_BYTES];
 };
@@ -37,10 +39,12 @@ static char program_dir[200];
 static inline const char *program(void)
 {
     const char *p = getenv("NVKEEP");
-    if (!p || access(p, X_OK) != 0) {
-        print_message("missing: the program; NVKEEP must name it\n");
-        skip();
+    if (!p) {
+        print_message("missing: NVKEEP, which names the program\n");
+        exit(77);
     }
+    if (access(p, X_OK) != 0)
+        fail_msg("%s is not a program", p);
     return p;
 }
 
@@ -96,6 +100,12 @@ static inline void program_child(const struct run *r, const char *path, const ch
         close(1);
     if (r->key_fd && r->key_fd != PASSED_FD)
         dup2(r->key_fd, PASSED_FD);
+    if (r->file_limit) {
+        const struct rlimit limit = {(rlim_t)r->file_limit, (rlim_t)r->file_limit};
+        const struct sigaction ignore = {.sa_handler = SIG_IGN};
+        if (setrlimit(RLIMIT_FSIZE, &limit) < 0 || sigaction(SIGXFSZ, &ignore, NULL) < 0)
+            _exit(125);
+    }
     for (int fd = 3; fd < 100; fd++)
         if (fd != PASSED_FD || !r->key_fd)
             close(fd);

@@ -486,6 +486,27 @@ static void manual_lists_every_exit_code(void **state)
     }
 }
 
+/* S2.13 */
+static void manual_and_readme_name_the_limits_of_what_is_used(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"src/man/nvkeep.1.scd", "README.md"};
+    static const char *const limits[] = {"does not authenticate", "PBKDF2", "older copy",
+                                         "root on the host"};
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        OWNED_HEAP char *text = read_text(files[i]);
+        const char *at = strstr(text, "# L") ?: text;
+        while (strncmp(at, "# LIMITS\n", 9) != 0 && strncmp(at, "# Limits\n", 9) != 0)
+            if (!(at = strstr(at + 1, "# L")))
+                fail_msg("%s has no section on limits", files[i]);
+        for (size_t j = 0; j < ARRAY_LEN(limits); j++) {
+            const char *found = strstr(at, limits[j]);
+            if (!found)
+                fail_msg("the limits in %s lack \"%s\"", files[i], limits[j]);
+        }
+    }
+}
+
 static void readme_lists_every_exit_code(void **state)
 {
     (void)state;
@@ -526,6 +547,7 @@ int main(void)
         cmocka_unit_test(listed_key_sources_are_the_ones_that_parse),
         cmocka_unit_test(manual_lists_exactly_the_options_of_the_table),
         cmocka_unit_test(manual_lists_every_exit_code),
+        cmocka_unit_test(manual_and_readme_name_the_limits_of_what_is_used),
         cmocka_unit_test(readme_lists_every_exit_code),
         cmocka_unit_test(suggestions_are_close_or_not_made),
     };

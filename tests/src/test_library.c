@@ -171,7 +171,7 @@ static void wrong_passphrase_leaves_image_untouched(void **state)
     assert_memory_equal(&was.st_mtim, &is.st_mtim, sizeof(was.st_mtim));
 }
 
-/* S1.5 S1.7 */
+/* S1.5 S1.7 S2.12 */
 static void library_never_asks_for_a_key(void **state)
 {
     (void)state;

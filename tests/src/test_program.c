@@ -173,7 +173,7 @@ static void right_key_opens_without_writing(void **state)
         program_expect(&r, 0, words);
         assert_string_equal(r.err, "");
         assert_non_null(strstr(r.out, "generation 1"));
-        strcat(words, " --json");
+        snprintf(words, sizeof(words), "%s i --key file=right --json", commands[i]);
         program_expect(&r, 0, words);
         assert_string_equal(r.err, "");
         assert_json(&r, "OK", 0);
@@ -399,6 +399,58 @@ static void key_comes_from_a_descriptor_too(void **state)
     assert_says(&r, "KEY_MISSING", "is empty");
 }
 
+/* S0.16: no source needs a person. */
+static void every_source_of_a_key_opens_the_same_image(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    make_image("i");
+    file_put("line", "correct horse\n", 14);
+    program_expect(&r, 0, "verify-key i --key file=right");
+    program_expect(&r, 0, "verify-key i --key pwdfile=right");
+    program_expect(&r, 0, "verify-key i --key pwdfile=line");
+    program_expect(&r, 11, "verify-key i --key file=line");
+    assert_int_equal(setenv("CREDENTIALS_DIRECTORY", program_dir, 1), 0);
+    program_expect(&r, 0, "verify-key i --key credential=right");
+    program_expect(&r, 11, "verify-key i --key credential=line");
+    program_expect(&r, 2, "verify-key i --key credential=absent");
+    unsetenv("CREDENTIALS_DIRECTORY");
+    program_expect(&r, 2, "verify-key i --key credential=right");
+    assert_says(&r, "USAGE", "CREDENTIALS_DIRECTORY is not set");
+    r.key_fd = open("line", O_RDONLY);
+    program_expect(&r, 0, "verify-key i --key pwdfd=7");
+    close(r.key_fd);
+}
+
+/* S1.18 S1.17 S0.13: wherever the file system gives up, nothing is left. */
+static void create_that_fails_at_any_write_leaves_nothing(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"create i --new-key k --iter-time 1",
+                                        "create i --key file=right --iter-time 1 --json"};
+    struct run r = {0};
+    unsigned failed = 0, done = 0;
+    file_put("right", "correct horse", 13);
+    for (size_t i = 0; i < ARRAY_LEN(lines); i++)
+        for (long limit = 30; limit < 4 << 20; limit = limit < 4096 ? limit * 5 : limit + 98304) {
+            r.file_limit = limit;
+            program_run(&r, lines[i]);
+            if (r.code == 0) {
+                done++;
+                assert_int_equal(unlink("i"), 0);
+                (void)unlink("k");
+                continue;
+            }
+            failed++;
+            assert_int_equal(r.code, 41);
+            assert_non_null(strstr(r.err, "nvkeep: STORAGE_ERROR: "));
+            assert_false(file_exists("i"));
+            assert_false(file_exists("k"));
+        }
+    assert_true(failed > 20);
+    assert_true(done > 2);
+}
+
 /* Reads a file of /proc as root may, or as far as the process lets its owner. */
 static size_t read_proc(pid_t pid, const char *name, char *ret, size_t room)
 {
@@ -508,6 +560,8 @@ int main(void)
         IN_DIR(newline_at_the_end_of_a_key_is_pointed_out),
         IN_DIR(report_that_cannot_be_written_is_a_failure),
         IN_DIR(key_comes_from_a_descriptor_too),
+        IN_DIR(every_source_of_a_key_opens_the_same_image),
+        IN_DIR(create_that_fails_at_any_write_leaves_nothing),
         IN_DIR(passphrase_is_in_no_place_where_others_look),
         IN_DIR(interrupted_create_leaves_nothing),
         IN_DIR(names_that_are_no_text_are_reported_as_text),

@@ -187,7 +187,7 @@ static void socket_path_is_measured_after_it_became_absolute(void **state)
     assert_non_null(strstr(r.err, "nvkeep: USAGE: --ctrl: with --daemon"));
 }
 
-/* S0.18 */
+/* S0.18 S1.23 S3.9 S3.25 */
 static void second_daemon_is_refused_as_locked(void **state)
 {
     (void)state;
