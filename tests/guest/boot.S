@@ -46,7 +46,9 @@ gdt_pointer:
     .long gdt
 
     .bss
-    .align 16
-    .skip 16384
+    .align 4096
+    .globl stack_page
+stack_page: /* its first byte is not stack: machine.h says why */
+    .skip 4096
 stack_top:
     .section .note.GNU-stack, "", @progbits

@@ -102,8 +102,8 @@ class Case:
         self.equal(theirs.rc, 0, f"qemu-img check: {theirs}")
 
     def end(self):
-        for process in reversed(self._started):
-            process.end()
+        while self._started:
+            self._started.pop().end()
 
     def describe(self):
         return "".join(f"===== {vm.name}\n{vm.describe()}" for vm in self._vms)

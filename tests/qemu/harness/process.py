@@ -30,7 +30,8 @@ def wait_until(what, condition, timeout=30, step=0.002):
 class Process:
     """One child. Its output goes to files in `folder`, where a failing test finds it."""
 
-    def __init__(self, name, argv, folder, stdin=None, pass_fds=(), env=None, cwd=None):
+    def __init__(self, name, argv, folder, stdin=subprocess.DEVNULL, stdout=None, pass_fds=(),
+                 env=None, cwd=None):
         self.name = name
         self.argv = [str(a) for a in argv]
         self.out_path = os.path.join(folder, name + ".out")
@@ -38,8 +39,7 @@ class Process:
         with open(self.out_path, "ab") as out, open(self.err_path, "ab") as err:
             self.child = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL"] + self.argv,
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=out, stderr=err, pass_fds=pass_fds, cwd=cwd,
+                stdin=stdin, stdout=out if stdout is None else stdout, stderr=err, pass_fds=pass_fds, cwd=cwd,
                 env=None if env is None else {**os.environ, **env})
         self.started = time.monotonic()
 

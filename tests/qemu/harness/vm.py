@@ -1,5 +1,6 @@
 """A machine with a TPM: a store, its daemon, QEMU with the micro-guest, and what connects them."""
 
+import fcntl
 import os
 import socket
 
@@ -12,20 +13,24 @@ from .tpm import Tpm12, Tpm2
 # while it migrates, because the fast way through its dirty bitmap forgets the TLB; the slow way,
 # which it takes for such sizes, is right. (A stale page of the stack, about once in 80 migrations.)
 MEMORY_KB = 16 * 1024 + 8
+F_SETPIPE_SZ = 1031  # fcntl has no name for it before Python 3.10
+LINE_BYTES = 1 << 20
 
 
 class Qemu(Process):
-    """QEMU. The monitor and the guest's line are inherited sockets: nothing that is said is lost,
-    and both end when it ends."""
+    """QEMU. The monitor is an inherited socket, the guest's line is its standard input and output:
+    nothing that is said is lost, and both end when it ends."""
 
     def __init__(self, name, folder, ctrl, device, machine="q35", options=(), kernel=None,
                  memory_kb=MEMORY_KB):
         monitor, theirs_monitor = socket.socketpair()
-        line, theirs_line = socket.socketpair()
+        line_in, writer = os.pipe()
+        reader, line_out = os.pipe()
+        fcntl.fcntl(line_out, F_SETPIPE_SZ, LINE_BYTES)
         kernel = kernel or os.path.join(os.environ["NVKEEP_BUILD"], "bin", "guest.elf")
         argv = ["qemu-system-x86_64", "-accel", "tcg", "-machine", machine, "-nodefaults",
                 "-no-user-config", "-m", f"{memory_kb}K", "-display", "none", "-kernel", kernel,
-                "-chardev", f"socket,id=line,fd={theirs_line.fileno()}", "-serial", "chardev:line",
+                "-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line",
                 "-chardev", f"socket,id=mon,fd={theirs_monitor.fileno()}",
                 "-mon", "chardev=mon,mode=control"]
         if ctrl:
@@ -33,12 +38,13 @@ class Qemu(Process):
                      "-tpmdev", "emulator,id=tpm0,chardev=chrtpm",
                      "-device", f"{device},tpmdev=tpm0"]
         try:
-            super().__init__(name, argv + list(options), folder,
-                             pass_fds=(theirs_line.fileno(), theirs_monitor.fileno()))
+            super().__init__(name, argv + list(options), folder, stdin=line_in, stdout=line_out,
+                             pass_fds=(theirs_monitor.fileno(),))
         finally:
-            theirs_line.close()
+            os.close(line_in)
+            os.close(line_out)
             theirs_monitor.close()
-        self.console = Console(line)
+        self.console = Console(reader, writer)
         self.qmp = Qmp(monitor)
 
     def end(self):
