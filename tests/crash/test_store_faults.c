@@ -287,11 +287,20 @@ static void change_a_byte(void)
     bytes[1000]++;
 }
 
-static void grow_by_a_page(void)
+/* A small state and memory of its size: what comes next needs more of all. */
+static void shrink(void)
 {
-    n_bytes = n_bytes > 5500 ? 1500 : n_bytes + 900;
-    for (size_t i = 0; i < n_bytes; i += 3)
-        bytes[i]++;
+    uint8_t now[SHA256_BYTES];
+    n_bytes = 1500;
+    settle();
+    digest_now(now);
+    check_reopened(now, now, "what was acknowledged is not found");
+}
+
+static void grow(void)
+{
+    n_bytes = sizeof(bytes);
+    bytes[n_bytes - 1]++;
 }
 
 /* An ordinary commit asks for nothing: two system calls, no memory. */
@@ -325,8 +334,8 @@ static void all_faults(void)
     next_change = change_a_byte;
     for_each_fault("commit (an owner's first)", nothing_to_prepare, try_commit);
     for_each_fault("commit (to the log)", settle, try_commit);
-    next_change = grow_by_a_page;
-    for_each_fault("commit (growing)", nothing_to_prepare, try_commit);
+    next_change = grow;
+    for_each_fault("commit (growing)", shrink, try_commit);
     check_ordinary_commit();
     store_free(running);
     running = NULL;
