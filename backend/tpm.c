@@ -236,6 +236,16 @@ void tpm_cancel(void)
     (void)TPMLIB_CancelCommand();
 }
 
+int tpm_info(const struct tpm *t, uint64_t what, char **ret, struct err *e)
+{
+    (void)t; /* proves that libtpms was told which kind of TPM it is */
+    char *text = TPMLIB_GetInfo((enum TPMLIB_InfoFlags)(what & UINT32_MAX));
+    if (!text)
+        return err_nomem(e, "what libtpms says about itself");
+    *ret = text;
+    return 0;
+}
+
 uint32_t tpm_buffer_size(struct tpm *t, uint32_t want, uint32_t *ret_min, uint32_t *ret_max)
 {
     return TPMLIB_SetBufferSize(t->power == TPM_OFF ? want : 0, ret_min, ret_max);

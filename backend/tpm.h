@@ -68,6 +68,9 @@ int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_
 /* Makes the running command end early where libtpms can do that. Any thread. */
 void tpm_cancel(void);
 
+/* What libtpms says about itself: JSON, for the bits of TPMLIB_INFO_*. The caller's, free(). */
+int tpm_info(const struct tpm *t, uint64_t what, char **ret, struct err *e) MUST_CHECK;
+
 /* TPM2_Startup / TPM_Startup, for --flags startup-clear, -state, -deactivated (1.2). */
 enum tpm_startup { STARTUP_CLEAR, STARTUP_STATE, STARTUP_DEACTIVATED };
 int tpm_startup(struct tpm *t, enum tpm_startup how, struct err *e) MUST_CHECK;

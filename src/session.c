@@ -309,6 +309,27 @@ static uint32_t set_state(struct session *s, struct ctrl_job *job)
     return CTRL_OK;
 }
 
+/* Text in pieces, each no longer than swtpm's; its terminating NUL counts. */
+static uint32_t get_info(struct session *s, struct ctrl_job *job)
+{
+    OWNED_HEAP char *text = NULL;
+    struct err e = {0};
+    if (tpm_info(s->tpm, job->req.info, &text, &e) < 0)
+        return refused(s, "GET_INFO", &e);
+    size_t total = strlen(text) + 1;
+    if (job->req.offset >= total)
+        return CTRL_BAD_PARAMETER;
+    size_t n = total - job->req.offset;
+    if (n > CTRL_INFO_MAX_BYTES)
+        n = CTRL_INFO_MAX_BYTES;
+    if (secret_new(n, &job->state, &e) < 0)
+        return refused(s, "GET_INFO", &e);
+    memcpy(secret_bytes(job->state), text + job->req.offset, n);
+    job->reply.total = (uint32_t)total;
+    job->reply.bytes = (uint32_t)n;
+    return CTRL_OK;
+}
+
 /* LOCK_STORAGE: the image is claimed for as long as there is a session. */
 static uint32_t nothing_to_do(struct session *s, struct ctrl_job *job)
 {
@@ -330,6 +351,7 @@ static uint32_t (*const handlers[CTRL_N_CODES])(struct session *s, struct ctrl_j
     [CTRL_GET_STATEBLOB] = get_state,
     [CTRL_SET_STATEBLOB] = set_state,
     [CTRL_SET_BUFFERSIZE] = set_buffer_size,
+    [CTRL_GET_INFO] = get_info,
     [CTRL_LOCK_STORAGE] = nothing_to_do,
     [CTRL_SET_DATAFD] = nothing_to_do,
     [CTRL_SHUTDOWN] = nothing_to_do,
@@ -343,14 +365,23 @@ void session_control(struct session *s, struct ctrl_job *job)
     job->reply.result = run ? run(s, job) : CTRL_BAD_ORDINAL;
 }
 
+/* Only a TPM 2.0 of libtpms looks, while it works, whether it shall stop. */
 static uint32_t capabilities(enum device_kind kind)
 {
-    uint32_t caps = CTRL_CAP_INIT | CTRL_CAP_SHUTDOWN | CTRL_CAP_GET_TPMESTABLISHED |
-                    CTRL_CAP_SET_LOCALITY | CTRL_CAP_HASHING | CTRL_CAP_CANCEL_TPM_CMD |
-                    CTRL_CAP_STORE_VOLATILE | CTRL_CAP_RESET_TPMESTABLISHED |
-                    CTRL_CAP_GET_STATEBLOB | CTRL_CAP_SET_STATEBLOB | CTRL_CAP_STOP |
-                    CTRL_CAP_GET_CONFIG | CTRL_CAP_SET_DATAFD | CTRL_CAP_SET_BUFFERSIZE;
-    return kind == DEVICE_TPM20 ? caps | CTRL_CAP_SEND_COMMAND_HEADER : caps;
+    uint32_t both = CTRL_CAP_INIT | CTRL_CAP_SHUTDOWN | CTRL_CAP_GET_TPMESTABLISHED |
+                    CTRL_CAP_SET_LOCALITY | CTRL_CAP_HASHING | CTRL_CAP_STORE_VOLATILE |
+                    CTRL_CAP_RESET_TPMESTABLISHED | CTRL_CAP_GET_STATEBLOB |
+                    CTRL_CAP_SET_STATEBLOB | CTRL_CAP_STOP | CTRL_CAP_GET_CONFIG |
+                    CTRL_CAP_SET_DATAFD | CTRL_CAP_SET_BUFFERSIZE | CTRL_CAP_GET_INFO;
+    uint32_t tpm20 = CTRL_CAP_CANCEL_TPM_CMD | CTRL_CAP_SEND_COMMAND_HEADER;
+    return kind == DEVICE_TPM20 ? both | tpm20 : both;
+}
+
+static uint32_t cancel_result(enum device_kind kind, bool is_on)
+{
+    if (!is_on)
+        return CTRL_BAD_ORDINAL;
+    return kind == DEVICE_TPM20 ? CTRL_OK : CTRL_FAIL;
 }
 
 bool session_answer_at_once(enum device_kind kind, bool is_on, struct ctrl_job *job)
@@ -363,7 +394,7 @@ bool session_answer_at_once(enum device_kind kind, bool is_on, struct ctrl_job *
         job->reply.config = CTRL_CONFIG_STATE_KEY;
         return true;
     case CTRL_CANCEL_TPM_CMD:
-        job->reply.result = is_on ? CTRL_OK : CTRL_BAD_ORDINAL;
+        job->reply.result = cancel_result(kind, is_on);
         return true;
     default:
         return false;

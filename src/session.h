@@ -22,7 +22,7 @@ struct ctrl_job {
     struct secret *blob; /* SET_STATEBLOB: req.bytes of it */
     int fd;              /* SET_DATAFD: the descriptor that came along, or -1 */
     struct ctrl_reply reply;
-    struct secret *state; /* GET_STATEBLOB: reply.bytes of it, from state_at, follow the head */
+    struct secret *state; /* GET_STATEBLOB, GET_INFO: reply.bytes of it, from state_at, follow */
     size_t state_at;
 
     struct ctrl_job *next; /* in the queue it is in */

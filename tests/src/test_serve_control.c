@@ -3,8 +3,8 @@
 #include <dirent.h>
 
 enum {
-    CAPS_TPM2 = 0xbfff,
-    CAPS_TPM12 = 0x3fff,
+    CAPS_TPM2 = 0xffff,
+    CAPS_TPM12 = 0x7fdf,
     PCR = 16,
     INDEX = 0x01800001,
     RC2_CANCELED = 0x909,
@@ -120,6 +120,7 @@ static void tpm12_offers_what_it_has(void **state)
     assert_int_equal(data_rc(data, &c), 0);
     cmd1_get_random(&c, 8);
     assert_int_equal(data_rc(data, &c), 0);
+    assert_int_equal(ctrl_simple(ctrl, CTRL_CANCEL_TPM_CMD), CTRL_FAIL);
     close(data);
     close(ctrl);
     assert_int_equal(rig_end(pid), 0);
@@ -161,7 +162,7 @@ static void messages_may_come_in_pieces_or_together(void **state)
                                      [4 + 10] = 0x0a,
                                      [4 + 11] = 0xf8,
                                      [4 + 14] = 0x10,
-                                     [4 + 16 + 4 + 4 + 6] = 0xbf,
+                                     [4 + 16 + 4 + 4 + 6] = 0xff,
                                      [4 + 16 + 4 + 4 + 7] = 0xff};
     uint8_t r[sizeof(want)];
     rig_image("");
@@ -436,6 +437,34 @@ static void measured_launch_reaches_its_pcr(void **state)
     assert_int_equal(rig_end(pid), 0);
 }
 
+static void libtpms_is_described_in_its_own_words(void **state)
+{
+    (void)state;
+    uint8_t body[16] = {0}, head[12];
+    char text[4000], rest[4000];
+    rig_image("");
+    pid_t pid = rig_start("");
+    int ctrl = rig_connect("c");
+    body[7] = 7;
+    assert_int_equal(ctrl_call(ctrl, CTRL_GET_INFO, body, 16, head, 12), 0);
+    size_t n = get_be32(head + 8);
+    assert_int_equal(get_be32(head + 4), n);
+    rig_receive(ctrl, text, n);
+    assert_int_equal(text[n - 1], 0);
+    assert_non_null(strstr(text, "\"TPMSpecification\":{\"family\":\"2.0\""));
+    assert_non_null(strstr(text, "\"TPMAttributes\""));
+    body[11] = 5;
+    assert_int_equal(ctrl_call(ctrl, CTRL_GET_INFO, body, 16, head, 12), 0);
+    assert_int_equal(get_be32(head + 4), n);
+    assert_int_equal(get_be32(head + 8), n - 5);
+    rig_receive(ctrl, rest, n - 5);
+    assert_memory_equal(rest, text + 5, n - 5);
+    put_be32(body + 8, (uint32_t)n);
+    assert_int_equal(ctrl_call(ctrl, CTRL_GET_INFO, body, 16, head, 12), CTRL_BAD_PARAMETER);
+    close(ctrl);
+    assert_int_equal(rig_end(pid), 0);
+}
+
 /* --- while a command runs --- */
 
 /* An RSA key takes long enough to get in between. */
@@ -545,6 +574,7 @@ int main(void)
         IN_DIR(refused_state_is_never_taken_for_commands),
         IN_DIR(state_that_is_cut_off_by_its_client_changes_nothing),
         IN_DIR(measured_launch_reaches_its_pcr),
+        IN_DIR(libtpms_is_described_in_its_own_words),
         IN_DIR(running_command_is_cancelled_at_once_and_others_still_answered),
         IN_DIR(several_clients_are_served_side_by_side),
     };
