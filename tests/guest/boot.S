@@ -46,9 +46,7 @@ gdt_pointer:
     .long gdt
 
     .bss
-    .align 4096
-    .globl stack_page
-stack_page: /* its first byte is not stack: machine.h says why */
-    .skip 4096
+    .align 16
+    .skip 16384
 stack_top:
     .section .note.GNU-stack, "", @progbits

@@ -29,10 +29,9 @@ struct gate {
 };
 
 extern void wake_up(void);
-extern uint8_t stack_page[];
 
 static struct gate idt[FIRST_VECTOR + 16];
-struct hot hot __attribute__((aligned(PAGE_BYTES)));
+static uint32_t timer_last, ticks_rest, ms_total;
 
 static inline void out8(uint16_t port, uint8_t v)
 {
@@ -94,19 +93,8 @@ static void interrupts_init(void)
     out8(PIC1 + 1, (uint8_t) ~(1 << IRQ_COM1));
 }
 
-void hot_touch(void)
-{
-    uint8_t *const pages[] = {stack_page, &hot.code};
-    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++)
-        ((void (*)(void))(uintptr_t)pages[i])();
-}
-
 void machine_init(void)
 {
-    static const uint8_t ret = 0xc3;
-    stack_page[0] = ret;
-    hot.code = ret;
-    hot_touch();
     out8(COM_IER, 0);
     out8(COM_LCR, 0x80);
     out8(COM_DATA, 1); /* 115200 */
@@ -116,7 +104,7 @@ void machine_init(void)
     out8(COM_MCR, 0x0b);
     out8(COM_IER, 1);
     interrupts_init();
-    hot.timer_last = in32(PM_TIMER);
+    timer_last = in32(PM_TIMER);
 }
 
 void machine_reset(void)
@@ -137,13 +125,13 @@ void machine_poweroff(void)
 uint32_t now_ms(void)
 {
     uint32_t t = in32(PM_TIMER);
-    hot.ticks_rest += (t - hot.timer_last) & 0xffffff;
-    hot.timer_last = t;
-    while (hot.ticks_rest >= PM_TIMER_HZ / 1000) {
-        hot.ticks_rest -= PM_TIMER_HZ / 1000;
-        hot.ms_total++;
+    ticks_rest += (t - timer_last) & 0xffffff;
+    timer_last = t;
+    while (ticks_rest >= PM_TIMER_HZ / 1000) {
+        ticks_rest -= PM_TIMER_HZ / 1000;
+        ms_total++;
     }
-    return hot.ms_total;
+    return ms_total;
 }
 
 void sleep_ms(uint32_t ms)

@@ -16,26 +16,6 @@ static inline void relax(void)
     __asm__ volatile("pause" ::: "memory");
 }
 
-/* Everything that changes while a loop runs: this page, and the stack's.
- *
- * QEMU's TCG loses a store now and then while a machine migrates: a page that is written all the
- * time gets a fast entry in the TLB, and there are moments at which that entry survives the
- * clearing of the dirty bitmap, so that what is written from then on is not sent (about once in 100
- * migrations; one such hole was closed in QEMU 9.0). A page that holds code which was executed has
- * no fast entry: every store to it takes the slow way, which is exact. So both pages begin with a
- * return instruction, and hot_touch() calls it. */
-enum { PAGE_BYTES = 4096, RESPONSE_BYTES = PAGE_BYTES - 64 };
-struct hot {
-    uint8_t code;
-    uint32_t timer_last, ticks_rest, ms_total; /* now_ms() */
-    uint32_t seq, round, n_dirtied;            /* of the loop that runs */
-    uint8_t resp[RESPONSE_BYTES];
-};
-_Static_assert(sizeof(struct hot) <= PAGE_BYTES, "one page");
-extern struct hot hot;
-/* As often as may be, for whoever translated the code forgets it: a migration, a full cache. */
-void hot_touch(void);
-
 void machine_init(void);
 _Noreturn void machine_reset(void);
 _Noreturn void machine_poweroff(void);

@@ -14,7 +14,7 @@
  */
 #include "tpm_port.h"
 
-enum { LINE_BYTES = 24576, ARENA_BYTES = 12288, MAX_COMMANDS = 32 };
+enum { LINE_BYTES = 24576, ARENA_BYTES = 12288, MAX_COMMANDS = 32, PAGE = 4096 };
 
 struct multiboot_info {
     uint32_t flags, mem_lower_kb, mem_upper_kb;
@@ -28,9 +28,9 @@ struct command {
 struct guest {
     struct tpm_port tpm;
     uint32_t pace_ms, dirty_kb, free_kb;
+    uint32_t n_rounds_dirtied;
     char line[LINE_BYTES];
-    uint8_t arena[ARENA_BYTES];
-    struct command commands[MAX_COMMANDS];
+    uint8_t arena[ARENA_BYTES], resp[TPM_MAX_BYTES];
 };
 
 extern uint8_t end_of_image[];
@@ -116,11 +116,11 @@ static const char *run_one(struct guest *g, const char *s, uint32_t abort_ms)
     size_t n, resp_n;
     if (!hex(&s, g->arena, TPM_MAX_BYTES, &n) || *s)
         return "neither a word I know nor hex";
-    const char *wrong = tpm_port_run(&g->tpm, g->arena, n, abort_ms, &resp_n);
+    const char *wrong = tpm_port_run(&g->tpm, g->arena, n, abort_ms, g->resp, &resp_n);
     if (wrong)
         return wrong;
     put("< ");
-    put_hex(hot.resp, resp_n);
+    put_hex(g->resp, resp_n);
     put_char('\n');
     return NULL;
 }
@@ -128,17 +128,16 @@ static const char *run_one(struct guest *g, const char *s, uint32_t abort_ms)
 /* A word into every page, so that a migration has something to do. */
 static void dirty(struct guest *g)
 {
-    uint8_t *from =
-        (uint8_t *)(((uintptr_t)end_of_image + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
-    hot.n_dirtied++;
+    uint8_t *from = (uint8_t *)(((uintptr_t)end_of_image + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+    g->n_rounds_dirtied++;
     for (uint32_t kb = 0; kb < g->dirty_kb && kb + 4 < g->free_kb; kb += 4)
-        *(volatile uint32_t *)(from + kb * 1024) = hot.n_dirtied;
+        *(volatile uint32_t *)(from + kb * 1024) = g->n_rounds_dirtied;
 }
 
 static const char *loop(struct guest *g, const char *s)
 {
-    struct command *commands = g->commands;
-    uint32_t n_rounds;
+    struct command commands[MAX_COMMANDS];
+    uint32_t n_rounds, seq = 0;
     size_t n = 0, used = 0;
     if (!number(&s, &n_rounds))
         return "loop wants a number of rounds";
@@ -152,17 +151,17 @@ static const char *loop(struct guest *g, const char *s)
     }
     if (n == 0)
         return "loop wants commands";
-    hot.seq = 0;
-    for (hot.round = 0; n_rounds ? hot.round < n_rounds : !serial_has_input(); hot.round++) {
+    for (uint32_t round = 0; n_rounds ? round < n_rounds : !serial_has_input(); round++) {
         for (size_t i = 0; i < n; i++) {
             size_t resp_n;
-            const char *wrong = tpm_port_run(&g->tpm, commands[i].bytes, commands[i].n, 0, &resp_n);
+            const char *wrong =
+                tpm_port_run(&g->tpm, commands[i].bytes, commands[i].n, 0, g->resp, &resp_n);
             if (wrong)
                 return wrong;
             put("= ");
-            put_number(hot.seq++);
+            put_number(seq++);
             put_char(' ');
-            put_hex(hot.resp, resp_n);
+            put_hex(g->resp, resp_n);
             put_char('\n');
         }
         if (g->dirty_kb)

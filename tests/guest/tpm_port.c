@@ -132,9 +132,8 @@ static bool finishes(const struct tpm_port *p, uint32_t at, uint32_t mask, uint3
 }
 
 static const char *run_crb(struct tpm_port *p, const uint8_t *cmd, size_t n, uint32_t abort_ms,
-                           size_t *ret_bytes)
+                           uint8_t *resp, size_t *ret_bytes)
 {
-    uint8_t *resp = hot.resp;
     if (n > *reg32(p, CRB_CMD_SIZE))
         return "longer than the command buffer";
     *reg32(p, CRB_REQ) = REQ_READY;
@@ -153,8 +152,8 @@ static const char *run_crb(struct tpm_port *p, const uint8_t *cmd, size_t n, uin
     for (size_t i = 0; i < HEADER; i++)
         resp[i] = out[i];
     uint32_t total = be32(resp + 2);
-    if (total < HEADER || total > RESPONSE_BYTES)
-        return "a response of a size that cannot be";
+    if (total < HEADER || total > TPM_MAX_BYTES)
+        return "a response of impossible size";
     for (size_t i = HEADER; i < total; i++)
         resp[i] = out[i];
     *reg32(p, CRB_REQ) = REQ_IDLE;
@@ -188,9 +187,8 @@ static const char *tis_send(struct tpm_port *p, const uint8_t *cmd, size_t n)
     return NULL;
 }
 
-static const char *tis_receive(struct tpm_port *p, size_t *ret_bytes)
+static const char *tis_receive(struct tpm_port *p, uint8_t *resp, size_t *ret_bytes)
 {
-    uint8_t *resp = hot.resp;
     uint32_t total = HEADER;
     for (uint32_t i = 0; i < total;) {
         if (!(*reg32(p, TIS_STS) & STS_DATA))
@@ -199,8 +197,8 @@ static const char *tis_receive(struct tpm_port *p, size_t *ret_bytes)
             resp[i] = *reg8(p, TIS_FIFO);
             if (i == HEADER - 1)
                 total = be32(resp + 2);
-            if (total < HEADER || total > RESPONSE_BYTES)
-                return "a response of a size that cannot be";
+            if (total < HEADER || total > TPM_MAX_BYTES)
+                return "a response of impossible size";
         }
     }
     *ret_bytes = total;
@@ -208,7 +206,7 @@ static const char *tis_receive(struct tpm_port *p, size_t *ret_bytes)
 }
 
 static const char *run_tis(struct tpm_port *p, const uint8_t *cmd, size_t n, uint32_t abort_ms,
-                           size_t *ret_bytes)
+                           uint8_t *resp, size_t *ret_bytes)
 {
     const char *wrong = tis_send(p, cmd, n);
     if (wrong)
@@ -224,16 +222,15 @@ static const char *run_tis(struct tpm_port *p, const uint8_t *cmd, size_t n, uin
     }
     if (!settles(reg32(p, TIS_STS), done, done, COMMAND_MS))
         return "no response";
-    return tis_receive(p, ret_bytes);
+    return tis_receive(p, resp, ret_bytes);
 }
 
 const char *tpm_port_run(struct tpm_port *p, const uint8_t *cmd, size_t n, uint32_t abort_ms,
-                         size_t *ret_bytes)
+                         uint8_t *resp, size_t *ret_bytes)
 {
-    hot_touch();
     if (p->crb)
-        return run_crb(p, cmd, n, abort_ms, ret_bytes);
-    const char *wrong = run_tis(p, cmd, n, abort_ms, ret_bytes);
+        return run_crb(p, cmd, n, abort_ms, resp, ret_bytes);
+    const char *wrong = run_tis(p, cmd, n, abort_ms, resp, ret_bytes);
     *reg32(p, TIS_STS) = STS_READY;
     return wrong;
 }

@@ -21,10 +21,9 @@ struct tpm_port {
 const char *tpm_port_find(struct tpm_port *ret);
 /* Takes another locality, after giving back the one it has. */
 const char *tpm_port_locality(struct tpm_port *p, uint32_t locality);
-/* The response is in hot.resp. abort_ms: asks the TPM to give up after so many milliseconds; 0:
- * never. The response to that is whatever the TPM says: a canceled command, or a result where it
- * was faster. */
+/* abort_ms: asks the TPM to give up after so many milliseconds; 0: never. The response to that is
+ * whatever the TPM says: a canceled command, or a result where it was faster. */
 const char *tpm_port_run(struct tpm_port *p, const uint8_t *cmd, size_t n, uint32_t abort_ms,
-                         size_t *ret_bytes);
+                         uint8_t *resp, size_t *ret_bytes);
 
 #endif

@@ -9,9 +9,8 @@ from .process import Failure, Process, Timeout, run, wait_until
 from .qmp import Qmp
 from .tpm import Tpm12, Tpm2
 
-# Not a multiple of 256 KiB on purpose. QEMU before 9.0, with TCG, loses stores of a running guest
-# while it migrates, because the fast way through its dirty bitmap forgets the TLB; the slow way,
-# which it takes for such sizes, is right. (A stale page of the stack, about once in 80 migrations.)
+# Not a multiple of 256 KiB on purpose: for multiples of it QEMU before 9.0 goes a fast way through its
+# dirty bitmap, which forgets TCG's TLB, and now and then a page of a running guest is sent stale.
 MEMORY_KB = 16 * 1024 + 8
 F_SETPIPE_SZ = 1031  # fcntl has no name for it before Python 3.10
 LINE_BYTES = 1 << 20
