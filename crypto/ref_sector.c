@@ -317,7 +317,7 @@ static int check_spelling(const struct ref_facts *f, const char *cipher, const u
                           size_t n, struct err *e)
 {
     uint8_t again[BODY_MAX];
-    size_t len;
+    size_t len = 0;
     if (body_encode(f, cipher, again, &len, e) < 0)
         return -1;
     return len == n && !memcmp(again, der, n)

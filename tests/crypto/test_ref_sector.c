@@ -74,6 +74,7 @@ static void sign(uint8_t sector[SECTOR_BYTES], const struct volume_key *key)
 
 /* ---- what is sound ---- */
 
+/* S3.2 */
 static void what_was_encoded_is_verified(void **state)
 {
     static const enum device_kind kinds[] = {DEVICE_TPM12, DEVICE_TPM20};
