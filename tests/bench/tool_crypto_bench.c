@@ -91,7 +91,7 @@ int main(int argc, char **argv)
     static const struct luks_cipher xts256 = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
     static const struct luks_cipher xts128 = {CIPHER_AES128, MODE_XTS, IVGEN_PLAIN64, 0, 32};
     static const struct luks_cipher cbc = {CIPHER_AES256, MODE_CBC, IVGEN_ESSIV, HASH_SHA256, 32};
-    double budget = argc > 1 ? atof(argv[1]) : 0.5;
+    double budget = argc > 1 ? strtod(argv[1], NULL) : 0.5;
     sector_lines("aes-256-xts-plain64", &xts256, budget);
     sector_lines("aes-128-xts-plain64", &xts128, budget);
     sector_lines("aes-256-cbc-essiv:sha256", &cbc, budget);
