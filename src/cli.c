@@ -114,9 +114,32 @@ static void end_by_signal(int sig)
     raise(sig);
 }
 
-int cli_main(int argc, char **argv)
+/* The parser cuts its words up in place, and `ps` is to show them as they were typed. One block. */
+static char **copy_words(int argc, char **argv)
+{
+    size_t n = ((size_t)argc + 1) * sizeof(char *), text = 0;
+    for (int i = 0; i < argc; i++)
+        text += strlen(argv[i]) + 1;
+    char **words = malloc(n + text);
+    if (!words)
+        return NULL;
+    char *to = (char *)words + n;
+    for (int i = 0; i < argc; i++) {
+        words[i] = to;
+        to = stpcpy(to, argv[i]) + 1;
+    }
+    words[argc] = NULL;
+    return words;
+}
+
+int cli_main(int argc, char **arguments)
 {
     struct err e = {0};
+    OWNED_HEAP char **argv = copy_words(argc, arguments);
+    if (!argv) {
+        err_nomem(&e, "the command line");
+        return fail(&e, false);
+    }
     struct cli_args args;
     struct cli_run run = {0};
     bool json = wants_json(argc, argv);

@@ -30,7 +30,7 @@ struct cli_run {
 };
 
 /* The whole program. Returns the exit code. */
-int cli_main(int argc, char **argv);
+int cli_main(int argc, char **arguments);
 
 /* argv[1] is the command. Refuses, by name: unknown, repeated and contradicting options, missing
  * and superfluous arguments; all missing things in one error. ERR_USAGE; ERR_KEY_MISSING never. */
