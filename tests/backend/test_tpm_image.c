@@ -1,5 +1,7 @@
 /* The TPM 2.0 in a real image: what survives, what is written, what never is. */
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -409,6 +411,43 @@ static void startup_flags_do_what_they_say_or_fail(void **state)
     assert_non_null(strstr(im->e.text, "started already"));
 }
 
+static void *cancel_again_and_again(void *done)
+{
+    while (!atomic_load((atomic_bool *)done)) {
+        usleep(500);
+        tpm_cancel();
+    }
+    return NULL;
+}
+
+/* From another thread, and while another command runs as well: only that one may end early. */
+static void long_command_can_be_cancelled_and_the_tpm_goes_on(void **state)
+{
+    struct tpm_image *im = *state;
+    unsigned cancelled = 0;
+    define(im, INDEX, 32);
+    for (int i = 0; i < 5; i++) {
+        atomic_bool done = false;
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, cancel_again_and_again, &done), 0);
+        cmd2_create_primary_rsa(&im->c);
+        struct tpm_rsp r = tpm_run(&im->run, &im->c);
+        for (int k = 0; k < 50; k++)
+            write_nv(im, INDEX, &k, sizeof(k), 0);
+        atomic_store(&done, true);
+        pthread_join(thread, NULL);
+        assert_true(r.rc == 0 || r.rc == RC2_CANCELED);
+        cancelled += r.rc == RC2_CANCELED;
+        if (r.rc == 0) {
+            cmd2_flush(&im->c, 0x80000000);
+            TPM_OK(&im->run, &im->c);
+        }
+    }
+    assert_in_range(cancelled, 1, 5);
+    cmd2_create_primary_rsa(&im->c); /* nobody cancels */
+    TPM_OK(&im->run, &im->c);
+}
+
 /* Every read, write and flush below the real store fails once while a command is under way. */
 static void every_failing_operation_of_a_real_disk_undoes_the_command(void **state)
 {
@@ -519,6 +558,7 @@ int main(void)
         WITH(setup, buffer_size_is_clamped_and_only_changed_while_off),
         WITH(setup_started, measured_launch_extends_pcr_17_and_sets_established),
         WITH(setup, startup_flags_do_what_they_say_or_fail),
+        WITH(setup_started, long_command_can_be_cancelled_and_the_tpm_goes_on),
         WITH(setup_started, every_failing_operation_of_a_real_disk_undoes_the_command),
         WITH(setup, nothing_appears_in_the_directory_or_on_stderr),
     };

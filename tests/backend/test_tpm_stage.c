@@ -304,7 +304,6 @@ static void unreadable_stored_state_is_refused_before_there_is_a_tpm(void **stat
     }
 }
 
-/* S3.26 is the key's; here: a state that vanishes below a TPM is not replaced by a new one. */
 static void vanished_state_is_not_replaced_by_a_new_tpm(void **state)
 {
     struct fixture *f = *state;

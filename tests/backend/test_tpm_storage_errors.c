@@ -319,7 +319,6 @@ static void refused_extend_of_a_resumed_orderly_tpm_extends_nothing(void **state
 
 /* --- what writes nothing --- */
 
-/* S1.9 is the store's; here: nothing that only reads ever asks the store for a change. */
 static void reading_and_extending_commit_nothing(void **state)
 {
     struct fixture *f = *state;

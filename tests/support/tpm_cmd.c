@@ -274,6 +274,30 @@ void cmd2_create_signer(struct tpm_cmd *c)
     create_ecc(c, true);
 }
 
+void cmd2_create_primary_rsa(struct tpm_cmd *c)
+{
+    struct bytes_out o = begin(c, ST_SESSIONS, 0x131);
+    bytes_put_be32(&o, RH_OWNER);
+    put_password(&o, "");
+    bytes_put_be16(&o, 4); /* TPM2B_SENSITIVE_CREATE: no password, no data */
+    bytes_put_be32(&o, 0);
+    bytes_put_be16(&o, 26);     /* TPM2B_PUBLIC */
+    bytes_put_be16(&o, 0x0001); /* RSA */
+    bytes_put_be16(&o, ALG_SHA256);
+    bytes_put_be32(&o, 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10 | 1 << 16 | 1 << 17);
+    bytes_put_be16(&o, 0);      /* policy */
+    bytes_put_be16(&o, 0x0006); /* AES-128-CFB */
+    bytes_put_be16(&o, 128);
+    bytes_put_be16(&o, 0x0043);
+    bytes_put_be16(&o, 0x0010); /* no scheme */
+    bytes_put_be16(&o, 2048);
+    bytes_put_be32(&o, 0); /* the usual exponent */
+    bytes_put_be16(&o, 0); /* unique */
+    bytes_put_be16(&o, 0); /* outside info */
+    bytes_put_be32(&o, 0); /* creation PCRs */
+    end(c, &o);
+}
+
 void cmd2_sign(struct tpm_cmd *c, uint32_t key, const uint8_t sha256[32])
 {
     struct bytes_out o = begin(c, ST_SESSIONS, 0x15d);

@@ -32,6 +32,7 @@ enum {
     RC2_COMMAND_CODE = 0x143,
     RC2_NV_UNAVAILABLE = 0x923,
     RC2_LOCALITY = 0x907,
+    RC2_CANCELED = 0x909,
     SU_CLEAR = 0,
     SU_STATE = 1,
     RH_OWNER = 0x40000001,
@@ -73,6 +74,8 @@ const uint8_t *rsp2_nv(struct tpm_rsp r, uint16_t n);
 
 /* An ECC P-256 storage key under the owner; the handle is rsp2_handle(). */
 void cmd2_create_primary(struct tpm_cmd *c);
+/* An RSA 2048 storage key: tens of milliseconds of work. */
+void cmd2_create_primary_rsa(struct tpm_cmd *c);
 /* An ECC P-256 signing key (ECDSA, SHA-256) under the owner. */
 void cmd2_create_signer(struct tpm_cmd *c);
 void cmd2_sign(struct tpm_cmd *c, uint32_t key, const uint8_t sha256[32]);
