@@ -84,6 +84,8 @@ static void json_facts(struct json_out *j, const char *image, const struct qcow_
         json_out_bool(j, "dirty", h->incompatible & QCOW_DIRTY);
         json_out_bool(j, "marked_corrupt", h->incompatible & QCOW_CORRUPT);
         json_out_bool(j, "encrypted", h->crypt_method != 0);
+        json_out_bool(j, "backing_file", f->odd.backing);
+        json_out_bool(j, "data_file", f->odd.data_file);
     }
     json_out_bool(j, "nvkeep", h->ours);
     if (h->ours) {
@@ -123,11 +125,13 @@ static void text_facts(const char *image, const struct qcow_facts *f, uint64_t f
     printf("image:       %s, %" PRIu64 " bytes\n",
            err_quote(name, sizeof(name), image, strlen(image)), file_bytes);
     if (h->version)
-        printf("format:      qcow2 version %u, disk of %" PRIu64 " bytes, clusters of %" PRIu64
-               " bytes%s%s\n",
-               h->version, h->size, cluster_bytes(h),
-               h->incompatible & QCOW_DIRTY ? ", left dirty by a writer" : "",
-               h->incompatible & QCOW_CORRUPT ? ", marked corrupt" : "");
+        printf("format:      qcow2 version %u, disk of %" PRIu64 " bytes%s%s%s%s\n", h->version,
+               h->size, h->incompatible & QCOW_DIRTY ? ", left dirty by a writer" : "",
+               h->incompatible & QCOW_CORRUPT ? ", marked corrupt" : "",
+               f->odd.backing ? ", with a backing file" : "",
+               f->odd.data_file ? ", with an external data file" : "");
+    if (h->version && cluster_bytes(h))
+        printf("clusters:    %" PRIu64 " bytes\n", cluster_bytes(h));
     if (h->n_snapshots)
         printf("snapshots:   %" PRIu32 "\n", h->n_snapshots);
     if (f->has_luks)
