@@ -4,7 +4,13 @@
  * returns: what store_commit() acknowledged is durable. Nothing is written when nothing changed.
  * Opening takes the newest intact checkpoint and every record that chains onto it; it never writes
  * and there is no recovery code. What it cannot explain by a write that was cut off is damage, and
- * is reported (ERR_STATE_CORRUPT), never rolled back silently. The format is in store_record.h.
+ * is reported (ERR_STATE_CORRUPT), never rolled back silently. Sectors are described in
+ * store_record.h, payloads in store_diff.h, the numbered rules of writing and searching in
+ * store_scan.h, all of it for other readers in src/doc/format.md.
+ *
+ * The first commit of whoever opened, and the first after a failed one, is a checkpoint; the others
+ * go to the log while they fit. Memory: the state, and one buffer for a record of its size; a
+ * commit asks for more only when the state outgrows them.
  *
  * A store proves that the newest intact generation was found and is known. It is used by one
  * thread.
@@ -21,7 +27,7 @@ enum { N_BLOBS = 3, BLOB_MAX_BYTES = 512 * 1024 };
 /* What a commit does to one blob. */
 struct blob_change {
     enum { BLOB_KEEP = 0, BLOB_SET, BLOB_DELETE } what;
-    const uint8_t *p; /* BLOB_SET; borrowed for the call */
+    const uint8_t *p; /* BLOB_SET; borrowed for the call; may be store_get()'s of this very kind */
     size_t n;         /* may be 0: present and empty */
 };
 struct state_change {
@@ -30,7 +36,8 @@ struct state_change {
 
 struct store;
 
-/* Takes the disk on success. ERR_STATE_CORRUPT (says which record and what still can be opened);
+/* Takes the disk on success. Flushes once, so that what is served is durable; writes nothing.
+ * ERR_STATE_CORRUPT (says which record and what still can be opened);
  * ERR_STATE_EMPTY cannot happen here: a store is created with its first state. */
 int store_open(struct qcow_disk_rw **d, struct store **ret, struct err *e) MUST_CHECK;
 void store_free(struct store *s); /* lets the claim go */

@@ -565,6 +565,25 @@ static void contents_that_look_like_headers_change_nothing(void **state)
     store_image_clear(&im);
 }
 
+/* S2.14: the vector in src/doc/format.md. */
+static void documented_header_digest_is_what_we_compute(void **state)
+{
+    static const uint8_t want[32] = {0xcf, 0x73, 0x24, 0xfb, 0x37, 0x93, 0xfd, 0x53,
+                                     0xf8, 0xdf, 0x14, 0x0f, 0xfa, 0x25, 0x49, 0x49,
+                                     0xae, 0x6f, 0x29, 0x85, 0x54, 0x3c, 0x0a, 0x10,
+                                     0x58, 0x2c, 0x65, 0xc3, 0x3f, 0xe1, 0xc1, 0x54};
+    struct qcow_header h = {.cluster_bits = 16, .crypt_method = 2};
+    struct luks_header luks = {.cipher = {.key_bytes = 64},
+                               .cipher_name = "aes",
+                               .cipher_mode = "xts-plain64",
+                               .hash_spec = "sha256",
+                               .uuid = "00000000-0000-4000-8000-000000000000"};
+    uint8_t got[32];
+    (void)state;
+    qcow_header_digest(&h, &luks, got);
+    assert_memory_equal(got, want, sizeof(want));
+}
+
 /* S1.10 */
 static void nothing_that_is_committed_is_on_the_disk_in_clear(void **state)
 {
@@ -613,6 +632,7 @@ int main(void)
         cmocka_unit_test(layout_that_leaves_the_disk_is_damage),
         cmocka_unit_test(plan_gives_every_disk_room_for_a_tpm_or_refuses),
         cmocka_unit_test(contents_that_look_like_headers_change_nothing),
+        cmocka_unit_test(documented_header_digest_is_what_we_compute),
         cmocka_unit_test(nothing_that_is_committed_is_on_the_disk_in_clear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -379,6 +379,23 @@ static void ops_in_any_order_are_applied_as_written(void **state)
     assert_memory_equal(room, "xycdeabcdghbc", 13);
 }
 
+/* S2.14: the vector in src/doc/format.md. */
+static void documented_delta_gives_the_documented_blob(void **state)
+{
+    static const uint8_t bytes[] = {
+        1, 1, 1, 0, 0,   0,   0x12, 0,   3,   1,   0, 0, 0, 0, 0, 0, 0, 4, 2,
+        0, 0, 0, 6, '*', '*', '*',  '*', '*', '*', 1, 0, 0, 0, 8, 0, 0, 0, 8,
+    };
+    uint8_t room[] = "0123456789abcdef\0", scratch[18];
+    const struct state_view old = {{{true, room, 16}}};
+    struct delta d;
+    (void)state;
+    assert_true(delta_decode(bytes_in(bytes, sizeof(bytes)), &old, &d));
+    delta_apply(&d.blob[0], room, scratch);
+    assert_int_equal(d.blob[0].n_new, 18);
+    assert_memory_equal(room, "0123******89abcdef", 18);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -390,6 +407,7 @@ int main(void)
         cmocka_unit_test(full_state_comes_back_and_its_length_is_foretold),
         cmocka_unit_test(malformed_full_states_are_refused),
         cmocka_unit_test(malformed_deltas_are_refused),
+        cmocka_unit_test(documented_delta_gives_the_documented_blob),
         cmocka_unit_test(ops_in_any_order_are_applied_as_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
