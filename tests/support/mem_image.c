@@ -121,11 +121,10 @@ int mem_image_arm(struct mem_disk *disk, const char *pass, struct qcow_disk_rw *
     return qcow_arm(&d, &w, ret, e);
 }
 
-bool mem_image_intact(const struct qcow_disk *d)
+bool mem_image_intact(const struct qcow_disk *d, uint64_t n)
 {
     enum { CHUNK = 64 };
     uint8_t got[CHUNK * SECTOR_BYTES], want[SECTOR_BYTES];
-    uint64_t n = qcow_image_header(qcow_disk_image(d))->size / SECTOR_BYTES;
     struct err e;
     for (uint64_t at = 0; at < n; at += CHUNK) {
         size_t part = n - at < CHUNK ? (size_t)(n - at) : CHUNK;

@@ -30,8 +30,8 @@ int mem_image_attach(const struct blk *b, const char *pass, struct qcow_disk **r
 int mem_image_arm(struct mem_disk *disk, const char *pass, struct qcow_disk_rw **ret,
                   struct err *e);
 
-/* Does every sector but 0 hold its pattern? */
-bool mem_image_intact(const struct qcow_disk *d);
+/* Does every sector of the first n but 0 hold its pattern? */
+bool mem_image_intact(const struct qcow_disk *d, uint64_t n);
 
 /* Offsets of table entries in the file, from the header. */
 uint64_t mem_image_l2_entry(const struct mem_image *im, uint64_t guest_cluster);
