@@ -22,7 +22,7 @@
 
 #ifdef LEAKS_ARE_CHECKED
 /* The leak checker clones and traces the process at its end, which is what is forbidden here. */
-int __lsan_is_turned_off(void);
+__attribute__((visibility("default"))) int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void)
 {
     return prctl(PR_GET_SECCOMP) == SECCOMP_MODE_FILTER;

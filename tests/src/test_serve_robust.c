@@ -232,6 +232,10 @@ static void memory_stays_where_it_is(void **state)
     (void)state;
     static uint8_t blob[BLOB_ROOM];
     size_t n, rss[3] = {0};
+#ifdef __SANITIZE_ADDRESS__
+    print_message("missing: a build whose freed memory is used again (no address sanitizer)\n");
+    skip();
+#endif
     rig_image("");
     pid_t pid = rig_start(DATA_SOCKET);
     for (int part = 0; part < 3; part++) {
