@@ -115,9 +115,7 @@ unsigned record_marks(const uint8_t sector[SECTOR_BYTES], struct record_mark ret
     return n;
 }
 
-/* The fields of a sector agree with each other. What does not hold here was not written by us,
- * even if its MAC is right. */
-static bool sector_decode(const uint8_t sector[SECTOR_BYTES], struct record_sector *ret)
+bool record_sector_decode(const uint8_t sector[SECTOR_BYTES], struct record_sector *ret)
 {
     struct record_mark head, tail;
     if (!mark_decode(HEAD_MAGIC, sector + AT_HEAD, &head) ||
@@ -150,7 +148,7 @@ bool record_sector_verify(const struct mac_key *key, enum record_area area, uint
         return false;
     sector_mac(key, area, position, sector, mac);
     if (!equal_constant_time(mac, sector + AT_SECTOR_MAC, sizeof(mac)) ||
-        !sector_decode(sector, &found))
+        !record_sector_decode(sector, &found))
         return false;
     *ret = found;
     return true;

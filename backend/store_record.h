@@ -71,6 +71,9 @@ void record_seal(const struct mac_key *key, enum record_area area, uint32_t posi
  * zeroes have none. */
 unsigned record_marks(const uint8_t sector[SECTOR_BYTES], struct record_mark ret[2]);
 
+/* True when the fields agree with each other. Where they do not, the sector was not written by us,
+ * even if its MAC is right. Says nothing about the MAC. */
+bool record_sector_decode(const uint8_t sector[SECTOR_BYTES], struct record_sector *ret);
 /* True when the MAC is right (for this very place) and the fields agree with each other. */
 bool record_sector_verify(const struct mac_key *key, enum record_area area, uint32_t position,
                           const uint8_t sector[SECTOR_BYTES], struct record_sector *ret);
