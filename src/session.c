@@ -303,8 +303,11 @@ static uint32_t set_state(struct session *s, struct ctrl_job *job)
         return CTRL_BAD_ORDINAL;
     if (!is_blob_kind(job->req.kind))
         return CTRL_FAIL;
-    if (unwrap(job, &part, &e) < 0 ||
-        tpm_stage(s->tpm, (enum blob_kind)job->req.kind, part.p, part.n, &e) < 0)
+    if (unwrap(job, &part, &e) < 0) {
+        tpm_stage_abort(s->tpm, &e);
+        return refused(s, "SET_STATEBLOB", &e);
+    }
+    if (tpm_stage(s->tpm, (enum blob_kind)job->req.kind, part.p, part.n, &e) < 0)
         return refused(s, "SET_STATEBLOB", &e);
     return CTRL_OK;
 }

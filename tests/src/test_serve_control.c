@@ -7,7 +7,6 @@ enum {
     CAPS_TPM12 = 0x7fdf,
     PCR = 16,
     INDEX = 0x01800001,
-    RC2_CANCELED = 0x909,
     STORED_KEY = 1, /* of GET_CONFIG */
 };
 
@@ -376,7 +375,10 @@ static void refused_state_is_never_taken_for_commands(void **state)
     assert_int_equal(ctrl_set_state(ctrl, 7, 0, other, 400), CTRL_FAIL);
     assert_int_equal(ctrl_set_state(ctrl, 1, CTRL_STATE_ENCRYPTED, permanent, n),
                      CTRL_KEY_NOT_FOUND);
+    /* the old state is not what was asked for */
+    assert_int_equal(ctrl_result(ctrl, CTRL_INIT, "\0\0\0\0", 4), CTRL_KEY_NOT_FOUND);
     assert_int_not_equal(ctrl_set_state(ctrl, 1, 0, permanent, n - 1), 0);
+    assert_int_not_equal(ctrl_result(ctrl, CTRL_INIT, "\0\0\0\0", 4), 0);
     assert_int_not_equal(ctrl_set_state(ctrl, 2, 0, permanent, n), 0);
     /* longer than any state */
     assert_int_equal(ctrl_set_state(ctrl, 1, 0, other, 600 * 1024), CTRL_SIZE);
