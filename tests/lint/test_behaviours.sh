@@ -11,14 +11,14 @@ S2 16
 S3 26
 S4 16'
 
-# The names of the tests below a tree: functions of the cmocka programs, and scripts by their file.
+# The names of the tests below a tree: functions of the programs, and scripts by their file.
 test_names()
 {
     (cd "$1/tests" 2>/dev/null || exit
         grep -rhoE --include='*.c' '\b[a-z][a-z0-9_]+\(void \*\*[a-z_]+\)' . | sed 's/(.*//'
         grep -rhoE --include='*.py' '^def [a-z0-9_]+\(test\):' . | sed 's/^def //; s/(.*//'
         find . -name 'test_*.sh' -o -name 'test_*.c' -o -name 'fuzz_*.c' -o -name '*.c' -path './mustfail/*' |
-            sed 's,^\./,,; s,\.c$,,; s,\.sh$,,') | sort -u
+            sed 's,^\./,,; s,\.c$,,; s,\.sh$,,; s,\.py$,,') | sort -u
 }
 
 rule()
@@ -49,7 +49,7 @@ rule()
         done
     done <<<"$families"
     # Ids in tests that no behaviour has.
-    grep -rnoE --include='*.c' --include='*.sh' --include='*.py' '\bS[0-4]\.[0-9]+' "$1/tests" 2>/dev/null | grep -v '/tests/lint/' |
+    grep -rnoE --include='*.c' --include='*.sh' --include='*.py' --include='*.py' '\bS[0-4]\.[0-9]+' "$1/tests" 2>/dev/null | grep -v '/tests/lint/' |
         sed "s,^$1/,," | while IFS=: read -r f nr id; do
         count=$(sed -n "s/^${id%%.*} //p" <<<"$families")
         [ "${id##*.}" -ge 1 ] && [ "${id##*.}" -le "$count" ] || echo "$f:$nr: there is no behaviour $id"
