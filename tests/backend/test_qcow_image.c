@@ -238,7 +238,6 @@ static void every_truncation_is_refused_and_never_read_as_zeroes(void **state)
     for (uint64_t n = 0; n < full; n += 512) {
         OWNED(mem_disk) d = mem_disk_of(mem_disk_bytes(im.disk), n);
         OWNED(blk) b = NULL;
-        OWNED(qcow_disk) disk = NULL;
         struct err e;
         assert_int_equal(mem_disk_blk(d, &b, &e), 0);
         OWNED(qcow_image) img = NULL;
