@@ -40,7 +40,7 @@ static int claim_new(struct power_disk *p, struct blk_rw **ret, struct err *e)
 }
 
 static int format(struct store_image *im, uint64_t disk_sectors, const struct state_change *first,
-                  struct err *e)
+                  void (*at_flush)(void *im), struct err *e)
 {
     struct qcow_create c = {.size = disk_sectors * SECTOR_BYTES, .cluster_bits = 16};
     OWNED(volume_key) key = NULL;
@@ -57,15 +57,24 @@ static int format(struct store_image *im, uint64_t disk_sectors, const struct st
         return -1;
     c.material[0] = material;
     im->power = power_disk_new(qcow_create_bytes(&c));
+    power_on_flush(im->power, at_flush, im);
     struct content content = {&im->facts, key, first};
     if (claim_new(im->power, &w, e) < 0 || qcow_format(w, &c, key, write_content, &content, e) < 0)
         return -1;
+    power_on_flush(im->power, NULL, NULL);
     power_settle(im->power);
     return 0;
 }
 
 int store_image_new(const struct store_layout *layout, uint64_t disk_sectors,
                     const struct state_change *first, struct store_image *ret, struct err *e)
+{
+    return store_image_new_watched(layout, disk_sectors, first, NULL, ret, e);
+}
+
+int store_image_new_watched(const struct store_layout *layout, uint64_t disk_sectors,
+                            const struct state_change *first, void (*at_flush)(void *im),
+                            struct store_image *ret, struct err *e)
 {
     struct store_image im = {.facts = {.device = DEVICE_TPM20}};
     memcpy(im.facts.instance, "instance of test", 16);
@@ -75,7 +84,7 @@ int store_image_new(const struct store_layout *layout, uint64_t disk_sectors,
     if (layout)
         im.facts.layout = *layout;
     if ((!layout && store_plan(disk_sectors, &im.facts.layout, e) < 0) ||
-        format(&im, disk_sectors, first, e) < 0) {
+        format(&im, disk_sectors, first, at_flush, e) < 0) {
         store_image_clear(&im);
         return -1;
     }
