@@ -43,15 +43,27 @@ static void set_direct(struct file *f, bool direct)
 }
 
 /* Only where the kernel says which alignment it wants, and wants no more than a sector. */
+static bool can_direct(const struct file *f)
+{
+    struct statx st;
+    return statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) == 0 &&
+           (st.stx_mask & STATX_DIOALIGN) && st.stx_dio_offset_align != 0 &&
+           st.stx_dio_offset_align <= DIRECT_ALIGN && st.stx_dio_mem_align <= DIRECT_ALIGN;
+}
+
 static void file_direct(void *ctx)
 {
     struct file *f = ctx;
-    struct statx st;
-    if (statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) < 0 ||
-        !(st.stx_mask & STATX_DIOALIGN) || st.stx_dio_offset_align == 0 ||
-        st.stx_dio_offset_align > DIRECT_ALIGN || st.stx_dio_mem_align > DIRECT_ALIGN)
-        return;
-    set_direct(f, true);
+    if (can_direct(f))
+        set_direct(f, true);
+}
+
+/* Where commits go through the page cache, a flush that failed leaves there what the disk does not
+ * hold, and no later flush tells. What an owner builds on must be read from the disk. */
+static void forget_cache(const struct file *f)
+{
+    if (!f->is_device && !can_direct(f))
+        (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 /* What is not aligned takes the way through the cache, for good. */
@@ -197,7 +209,9 @@ static void pause_jittered(unsigned round)
     (void)nanosleep(&t, NULL);
 }
 
-enum { CLAIM_PATIENCE_MS = 700 }; /* with what comes after, a start is refused within a second */
+/* Shorter than a daemon waits for the verdict before it binds its sockets: an image that is held is
+ * refused before there is anything to connect to. */
+enum { CLAIM_PATIENCE_MS = 300 };
 
 static int file_claim(void *ctx, struct err *e)
 {
@@ -205,8 +219,10 @@ static int file_claim(void *ctx, struct err *e)
     int64_t until = now_ms() + CLAIM_PATIENCE_MS;
     for (unsigned round = 0;; round++) {
         enum verdict v = try_claim(f->fd);
-        if (v == CLAIMED)
+        if (v == CLAIMED) {
+            forget_cache(f);
             return 0;
+        }
         if (v == REFUSED)
             return err_sys(e, ERR_STORAGE, errno,
                            "this file system gives no locks (open file description locks), and "
