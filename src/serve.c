@@ -202,7 +202,8 @@ static int follow_worker(struct server *s, struct err *e)
     struct err verdict;
     switch (worker_phase(s->worker, &verdict)) {
     case WORKER_VERIFYING:
-        if (s->bound || s->ending >= 0 || now_ms() < s->bind_at)
+        /* Waiting for somebody else's claim is no reason to let clients in. */
+        if (s->bound || s->ending >= 0 || !worker_is_stretching(s->worker) || now_ms() < s->bind_at)
             return 0;
         log_line(s->log, 1, "verification takes its time: clients may connect, and wait");
         return bind_sockets(s, e);
@@ -233,7 +234,8 @@ static int follow_worker(struct server *s, struct err *e)
 
 static int64_t next_deadline(const struct server *s)
 {
-    int64_t limit = s->bound || s->ending >= 0 ? -1 : s->bind_at;
+    bool may_bind = !s->bound && s->ending < 0 && worker_is_stretching(s->worker);
+    int64_t limit = may_bind ? s->bind_at : -1;
     if (s->ending < 0)
         limit = sooner(limit, s->end_at);
     else

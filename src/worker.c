@@ -38,7 +38,8 @@ struct worker {
     _Atomic int listener; /* that the worker has not seen yet; -1: none */
     _Atomic bool end;
     _Atomic bool is_on;
-    _Atomic bool busy; /* a TPM command is running */
+    _Atomic bool stretching; /* the passphrase; never reset */
+    _Atomic bool busy;       /* a TPM command is running */
     _Atomic bool data_lost;
 };
 
@@ -85,6 +86,8 @@ static bool may_go_on(void *ctx, uint64_t done, uint64_t total)
     struct worker *w = ctx;
     (void)done;
     (void)total;
+    if (!atomic_exchange(&w->stretching, true))
+        ring(w->news_fd);
     return !atomic_load(&w->end);
 }
 
@@ -284,6 +287,11 @@ enum worker_phase worker_phase(struct worker *w, struct err *ret_verdict)
         *ret_verdict = w->verdict;
     pthread_mutex_unlock(&w->lock);
     return phase;
+}
+
+bool worker_is_stretching(struct worker *w)
+{
+    return atomic_load(&w->stretching);
 }
 
 bool worker_is_on(struct worker *w)

@@ -16,6 +16,7 @@ src/key_source.c:getenv            credential=NAME is defined by systemd through
 src/key_source.c:secure_getenv     the same
 src/cli_endpoint.c:getpwnam        uid=NAME of a socket; the process has one thread while options are read
 src/cli_endpoint.c:getgrnam        gid=NAME, likewise
+src/cli.c:stpcpy                   the words of the command line, into room measured just before
 src/main.c:strerror                before there is a second thread
 '
 
