@@ -148,16 +148,16 @@ static int map_entry(struct qcow_image *img, uint64_t guest, uint64_t entry, str
     return 0;
 }
 
-static int open_l2(struct qcow_image *img, uint64_t l1_index, uint64_t at, uint64_t *piece,
+/* The entries [first, first + n) of the disk's clusters, from one or more L2 tables at `at`. */
+static int open_l2(struct qcow_image *img, uint64_t first, uint64_t at, uint64_t n, uint64_t *piece,
                    struct err *e)
 {
-    uint64_t n = img->cluster_bytes / 8, guest = l1_index * n;
     for (uint64_t i = 0; i < n; i += PIECE) {
         size_t part = n - i < PIECE ? (size_t)(n - i) : PIECE;
         if (qcow_read_table(img->blk, (struct host){at + i * 8}, piece, part, e) < 0)
             return -1;
         for (size_t k = 0; k < part; k++)
-            if (piece[k] != 0 && map_entry(img, guest + i + k, piece[k], e) < 0)
+            if (piece[k] != 0 && map_entry(img, first + i + k, piece[k], e) < 0)
                 return -1;
     }
     return 0;
@@ -191,18 +191,30 @@ static int read_l1(struct qcow_image *img, uint64_t **ret, struct err *e)
     return 0;
 }
 
+/* How many L2 tables, beginning with that of entry i, lie one after the other in the file. */
+static uint32_t l2_run(const struct qcow_image *img, const uint64_t *l1, uint32_t i)
+{
+    uint32_t n = 1;
+    while (i + n < img->header.l1_size &&
+           (l1[i + n] & QCOW_OFFSET) == (l1[i] & QCOW_OFFSET) + n * img->cluster_bytes)
+        n++;
+    return n;
+}
+
 /* After everything else was claimed: data that lies in a table is found as such. */
 static int open_l2s(struct qcow_image *img, const uint64_t *l1, uint64_t *piece, struct err *e)
 {
-    uint64_t n_entries = 0;
-    for (uint32_t i = 0; i < img->header.l1_size; i++) {
+    uint64_t n_entries = 0, per_l2 = img->cluster_bytes / 8;
+    for (uint32_t i = 0, n; i < img->header.l1_size; i += n) {
         uint64_t at = l1[i] & QCOW_OFFSET;
+        n = 1;
         if (at == 0)
             continue;
-        n_entries += img->cluster_bytes / 8;
+        n = l2_run(img, l1, i);
+        n_entries += n * per_l2;
         if (n_entries > MAX_L2_ENTRIES)
             return too_large(img, "entries of L2 tables", n_entries, MAX_L2_ENTRIES, e);
-        if (open_l2(img, i, at, piece, e) < 0)
+        if (open_l2(img, i * per_l2, at, n * per_l2, piece, e) < 0)
             return -1;
     }
     return 0;

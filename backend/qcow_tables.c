@@ -50,7 +50,7 @@ struct refs_buffers {
     uint8_t *block;
     uint64_t *numbers;
 };
-enum { NUMBERS = 4096 };
+enum { NUMBERS = 4096, ENTRIES = 512 };
 
 static int visit_block(const struct qcow_image *img, struct refs_buffers *buf, uint64_t first,
                        uint64_t per_block, const struct qcow_refs_visitor *v, struct err *e)
@@ -66,27 +66,43 @@ static int visit_block(const struct qcow_image *img, struct refs_buffers *buf, u
     return 0;
 }
 
+/* The blocks of n entries of the table, of which the first is number `from`. */
+static int visit_blocks(const struct qcow_image *img, struct refs_buffers *buf,
+                        const uint64_t *entries, uint64_t from, size_t n,
+                        const struct qcow_refs_visitor *v, struct err *e)
+{
+    uint64_t per_block = img->cluster_bytes * 8 >> img->header.refcount_order;
+    for (size_t i = 0; i < n; i++) {
+        struct host at = {entries[i] & ~QCOW_REF_RESERVED};
+        if (at.byte == 0)
+            continue;
+        if (blk_read(img->blk, at, buf->block, img->cluster_bytes, e) < 0 ||
+            visit_block(img, buf, (from + i) * per_block, per_block, v, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* Blocks before the end of the file; the others say nothing about clusters that exist. */
 int qcow_visit_refs(const struct qcow_image *img, const struct qcow_refs_visitor *v, struct err *e)
 {
     const struct qcow_header *h = &img->header;
     uint64_t per_block = img->cluster_bytes * 8 >> h->refcount_order;
-    uint64_t n_blocks = (img->n_host + per_block - 1) / per_block;
+    uint64_t n = (img->n_host + per_block - 1) / per_block;
     uint64_t n_table = h->reftable_clusters * img->cluster_bytes / 8;
     OWNED_HEAP uint8_t *block = malloc(img->cluster_bytes);
     OWNED_HEAP uint64_t *numbers = malloc(NUMBERS * sizeof(*numbers));
+    OWNED_HEAP uint64_t *entries = malloc(ENTRIES * sizeof(*entries));
     struct refs_buffers buf = {block, numbers};
-    if (!block || !numbers)
+    if (!block || !numbers || !entries)
         return err_nomem(e, "refcounts");
-    for (uint64_t i = 0; i < n_blocks && i < n_table; i++) {
-        uint64_t entry;
-        if (qcow_read_table(img->blk, (struct host){h->reftable.byte + i * 8}, &entry, 1, e) < 0)
-            return -1;
-        struct host at = {entry & ~QCOW_REF_RESERVED};
-        if (at.byte == 0)
-            continue;
-        if (blk_read(img->blk, at, block, img->cluster_bytes, e) < 0 ||
-            visit_block(img, &buf, i * per_block, per_block, v, e) < 0)
+    if (n > n_table)
+        n = n_table;
+    for (uint64_t at = 0; at < n; at += ENTRIES) {
+        size_t part = n - at < ENTRIES ? (size_t)(n - at) : ENTRIES;
+        struct host from = {h->reftable.byte + at * 8};
+        if (qcow_read_table(img->blk, from, entries, part, e) < 0 ||
+            visit_blocks(img, &buf, entries, at, part, v, e) < 0)
             return -1;
     }
     return 0;
