@@ -155,7 +155,8 @@ static void read_signals(struct server *s)
 {
     struct signalfd_siginfo info;
     while (read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-        if (s->ending >= 0)
+        /* Somebody means it; a signal that came twice by accident comes at once. */
+        if (s->ending >= 0 && now_ms() >= s->ending + GRACE_MS)
             s->gave_up = true;
         begin_end(s, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
     }

@@ -12,6 +12,7 @@ struct session {
     struct tpm *tpm;
     const struct log *log;
     unsigned flags;
+    bool opened; /* all of it; until then the end of it is nothing to tell */
     uint8_t locality;
     uint64_t n_lost;    /* commands that could not be made durable */
     int64_t lost_since; /* when the last line about them was logged */
@@ -105,6 +106,7 @@ int session_open(const struct session_options *o, struct secret **pass, size_t p
     s->flags = o->flags;
     if (tpm_new(&store, &s->tpm, e) < 0 || start_up(s, e) < 0)
         return -1;
+    s->opened = true;
     log_start(s, o->image);
     *ret = MOVE(s);
     return 0;
@@ -123,16 +125,21 @@ static void shut_down_orderly(struct session *s)
     }
 }
 
+static void log_end(const struct session *s)
+{
+    struct store_stats stats;
+    store_stats(tpm_store(s->tpm), &stats);
+    log_line(s->log, 1, "closed at generation %llu", (unsigned long long)stats.generation);
+}
+
 void session_free(struct session *s)
 {
     if (!s)
         return;
-    if (s->tpm) {
-        struct store_stats stats;
+    if (s->opened) {
         shut_down_orderly(s);
         tpm_power_off(s->tpm);
-        store_stats(tpm_store(s->tpm), &stats);
-        log_line(s->log, 1, "closed at generation %llu", (unsigned long long)stats.generation);
+        log_end(s);
     }
     tpm_free(s->tpm);
     free(s);

@@ -184,7 +184,7 @@ static void do_data(struct worker *w, short revents)
     atomic_store(&w->busy, false);
     if (event != DATA_LOST)
         return;
-    log_line(w->options.log, 1, "the data client has gone");
+    log_line(w->options.log, 5, "the data client has gone");
     atomic_store(&w->data_lost, true);
     ring(w->news_fd);
 }

@@ -75,6 +75,41 @@ static void socket_of_a_living_daemon_is_left_alone(void **state)
     close(live);
 }
 
+/* However they meet: one is there for its clients, the other one is refused. */
+static void two_that_want_the_same_path_do_not_take_it_from_each_other(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    uint8_t reply[8];
+    rig_image("");
+    program_expect(&r, 0, "create j --key file=k --iter-time 1");
+    for (int round = 0; round < 12; round++) {
+        static const char *const words[] = {"serve i --key file=k --ctrl type=unixio,path=same",
+                                            "serve j --key file=k --ctrl type=unixio,path=same"};
+        pid_t pid[2], gone;
+        int status;
+        if (round % 3 == 0)
+            close(bound("same", true)); /* a stale one to be replaced */
+        for (int i = 0; i < 2; i++)
+            pid[i] = program_start(words[i]);
+        gone = waitpid(-1, &status, 0);
+        assert_true(gone == pid[0] || gone == pid[1]);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), LOCKED);
+        int ctrl = -1;
+        for (int i = 0; i < 500 && ctrl < 0; i++) {
+            ctrl = rig_connect("same");
+            usleep(ctrl < 0 ? 5000 : 0);
+        }
+        assert_int_equal(ctrl_call(ctrl, CTRL_GET_CAPABILITY, NULL, 0, reply, 8), 0);
+        close(ctrl);
+        assert_int_equal(rig_end(gone == pid[0] ? pid[1] : pid[0]), 0);
+        assert_false(file_exists("same"));
+    }
+    /* and nothing else is left in the directory */
+    assert_int_equal(system("test \"$(ls -A)\" = \"$(printf 'i\\nj\\nk')\""), 0);
+}
+
 static void what_is_no_socket_is_never_removed(void **state)
 {
     (void)state;
@@ -425,6 +460,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_DIR(stale_socket_is_replaced),
         IN_DIR(socket_of_a_living_daemon_is_left_alone),
+        IN_DIR(two_that_want_the_same_path_do_not_take_it_from_each_other),
         IN_DIR(what_is_no_socket_is_never_removed),
         IN_DIR(longest_path_works_and_a_longer_one_is_refused_at_once),
         IN_DIR(port_in_use_is_refused),
