@@ -612,18 +612,26 @@ static void real_sizes(unsigned n_commits)
     trial_end(&t);
 }
 
+static void print_tally(const char *what)
+{
+    printf("power loss, %s: commits %lu, states %lu, lost %lu, mixed %lu, acknowledged-but-lost "
+           "%lu, next commit failed %lu\n",
+           what, tally.commits, tally.states, tally.lost, tally.mixed, tally.forgotten,
+           tally.stuck);
+    fflush(stdout);
+}
+
 int main(int argc, char **argv)
 {
     thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
     steady_work(thorough ? 300 : 24);
+    print_tally("steady work");
     if (thorough)
         all_failing_work();
     else
         some_failing_work();
+    print_tally("and failing storage");
     real_sizes(thorough ? 40 : 2);
-
-    printf("power loss: commits %lu, states %lu, lost %lu, mixed %lu, acknowledged-but-lost %lu, "
-           "next commit failed %lu\n",
-           tally.commits, tally.states, tally.lost, tally.mixed, tally.forgotten, tally.stuck);
+    print_tally("in all");
     return tally.lost || tally.mixed || tally.forgotten || tally.stuck;
 }
