@@ -118,8 +118,6 @@ static int bind_sockets(struct server *s, struct err *e)
         (client >= 0 && ctrl_server_add(s->clients, &client, e) < 0) ||
         pid_file_write(s->pid, e) < 0)
         return -1;
-    if (listener_fd(s->data) >= 0)
-        worker_listen_for_data(s->worker, listener_fd(s->data));
     s->bound = true;
     return 0;
 }
@@ -130,6 +128,9 @@ static int become_ready(struct server *s, struct err *e)
         {listener_dir_fd(s->ctrl), listener_dir_fd(s->data), pid_file_dir_fd(s->pid), -1}};
     if (confine(&c, e) < 0)
         return -1;
+    /* Not one command before that. */
+    if (listener_fd(s->data) >= 0)
+        worker_listen_for_data(s->worker, listener_fd(s->data));
     s->ready = true;
     log_line(s->log, 1, "ready");
     tell(s, 0, "");

@@ -2,13 +2,13 @@
 
 enum { USAGE = 2, KEY_WRONG = 11, LOCKED = 31, KEY_WRONG_RESULT = 0x21 };
 
-/* Half a second to a few seconds of key stretching, whatever the machine. */
+/* About two seconds of key stretching; less where the machine was busy when it was measured. */
 static void slow_image(void)
 {
     struct run r = {0};
     file_put("k", "correct horse", 13);
     file_put("wrong", "correct house", 13);
-    program_expect(&r, 0, "create i --key file=k --iter-time 1000");
+    program_expect(&r, 0, "create i --key file=k --iter-time 2000");
 }
 
 static void expect_refusal(int code, const char *options, const char *message)
@@ -210,7 +210,7 @@ static void slow_key_lets_clients_wait_and_then_serves_them(void **state)
     slow_image();
     int64_t begin = rig_ms();
     pid_t pid = rig_start("--pid file=p");
-    assert_true(rig_ms() - begin < 1000);
+    assert_true(rig_ms() - begin < 1000); /* libvirt waits no longer */
     int ctrl = rig_connect("c"), other = rig_connect("c"), pair[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     ctrl_send_fds(ctrl, CTRL_SET_DATAFD, &pair[1], 1);
@@ -275,7 +275,7 @@ static void slow_key_is_given_up_at_once_when_told_to_end(void **state)
             close(ctrl);
         }
         assert_int_equal(rig_wait(pid), 0);
-        assert_true(rig_ms() - begin < 700);
+        assert_true(rig_ms() - begin < 1200);
         assert_false(rig_is_there("c"));
     }
 }
