@@ -5,7 +5,7 @@
 
 enum {
     PAGE_BYTES = 4096,
-    MAX_STORE_SECTORS = (32 << 20) / SECTOR_BYTES, /* what opening is willing to hold in memory */
+    MAX_STORE_SECTORS = (32 << 20) / SECTOR_BYTES, /* what opening is willing to hold, in all */
 };
 
 void content_clear(struct store_content *c)
@@ -50,6 +50,7 @@ static int check_layout(const struct qcow_disk *d, struct err *e)
 {
     const struct store_layout *l = &qcow_disk_facts(d)->layout;
     uint64_t disk = qcow_image_header(qcow_disk_image(d))->size / SECTOR_BYTES;
+    uint64_t total = 0;
     for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++) {
         uint64_t first = area_first(l, a).nr, n = area_sectors(l, a);
         if (n == 0 || !range_within(first, n, disk))
@@ -58,12 +59,12 @@ static int check_layout(const struct qcow_disk *d, struct err *e)
                            "%" PRIu64 " to %" PRIu64 ", but the disk has %" PRIu64
                            ": the image was shrunk or cut off",
                            first, first + n, disk);
-        if (n > MAX_STORE_SECTORS)
-            return err_set(e, ERR_UNSUPPORTED,
-                           "a part of the record store is %" PRIu64
-                           " sectors long; this version handles %d",
-                           n, MAX_STORE_SECTORS);
+        total += n; /* no overflow: each lies on the disk */
     }
+    if (total > MAX_STORE_SECTORS)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the record store is %" PRIu64 " sectors long; this version handles %d",
+                       total, MAX_STORE_SECTORS);
     return 0;
 }
 

@@ -1,95 +1,5 @@
 /* The record store over a real image in memory: what is committed is what is found. */
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "backend/store_record.h"
-#include "src/base/bytes.h"
-#include "tests/support/store_image.h"
-
-enum { DISK_SECTORS = 2048, FULL_NV = 147388 };
-
-static uint8_t big[BLOB_MAX_BYTES + 1];
-
-static void fill(uint8_t *p, size_t n, unsigned seed)
-{
-    uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
-    for (size_t i = 0; i < n; i++) {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        p[i] = (uint8_t)(x >> 24);
-    }
-}
-
-static struct state_change set(enum blob_kind kind, const void *p, size_t n)
-{
-    struct state_change c = {0};
-    c.blob[kind - 1] = (struct blob_change){BLOB_SET, p, n};
-    return c;
-}
-
-static struct state_change delete (enum blob_kind kind)
-{
-    struct state_change c = {0};
-    c.blob[kind - 1].what = BLOB_DELETE;
-    return c;
-}
-
-static struct store_image image_of(const struct store_layout *layout, const void *p, size_t n)
-{
-    struct store_image im;
-    struct err e;
-    struct state_change first = set(BLOB_PERMANENT, p, n);
-    if (store_image_new(layout, layout ? STORE_IMAGE_SMALL_SECTORS : DISK_SECTORS, &first, &im,
-                        &e) < 0)
-        fail_msg("%s", e.text);
-    return im;
-}
-
-static struct store *opened(struct store_image *im)
-{
-    struct store *s = NULL;
-    struct err e;
-    if (store_image_open(im, &s, &e) < 0)
-        fail_msg("%s", e.text);
-    return s;
-}
-
-static void commit(struct store *s, struct state_change c)
-{
-    struct err e;
-    if (store_commit(s, &c, &e) < 0)
-        fail_msg("%s", e.text);
-}
-
-static void assert_blob(const struct store *s, enum blob_kind kind, const void *p, size_t n)
-{
-    size_t got = SIZE_MAX;
-    const uint8_t *found = store_get(s, kind, &got);
-    assert_non_null(found);
-    assert_int_equal(got, n);
-    if (n > 0)
-        assert_memory_equal(found, p, n);
-}
-
-static void assert_no_blob(const struct store *s, enum blob_kind kind)
-{
-    size_t got = 77;
-    assert_null(store_get(s, kind, &got));
-    assert_int_equal(got, 77);
-}
-
-static struct store_stats stats_of(const struct store *s)
-{
-    struct store_stats st;
-    store_stats(s, &st);
-    return st;
-}
+#include "tests/backend/store_helpers.h"
 
 static void new_store_holds_its_first_state_as_generation_one(void **state)
 {
@@ -171,16 +81,6 @@ static void every_opener_finds_what_was_committed_last(void **state)
     }
     store_free(s);
     store_image_clear(&im);
-}
-
-static struct power_counts since(const struct store_image *im, struct power_counts before)
-{
-    struct power_counts now = power_counts(im->power);
-    now.reads -= before.reads;
-    now.writes -= before.writes;
-    now.flushes -= before.flushes;
-    now.sectors_written -= before.sectors_written;
-    return now;
 }
 
 static void commit_is_one_write_and_one_flush_and_none_when_nothing_changed(void **state)
@@ -322,155 +222,6 @@ static void commits_write_only_inside_the_store(void **state)
     store_image_clear(&im);
 }
 
-/* S0.13, S1.12, S1.17: an error reply means the change did not happen. W5 */
-static void failed_commit_changes_nothing_and_the_next_one_works(void **state)
-{
-    static const struct {
-        unsigned nth;
-        size_t partial;
-        const char *what;
-    } faults[] = {
-        {1, 0, "writing"},
-        {1, 1, "writing"},
-        {2, 0, "flushing"},
-    };
-    (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
-        struct store_image im = image_of(NULL, "first", 5);
-        struct store *s = opened(&im);
-        struct err e = {0};
-        commit(s, set(BLOB_PERMANENT, "second", 6));
-        struct state_change c = set(BLOB_PERMANENT, "third", 5);
-        power_fail(im.power, faults[i].nth, false, ENOSPC, faults[i].partial);
-        assert_int_equal(store_commit(s, &c, &e), -1);
-        assert_int_equal(e.kind, ERR_STORAGE);
-        assert_int_equal(e.os, ENOSPC);
-        assert_non_null(strstr(e.text, "generation 3 could not be made durable"));
-        assert_non_null(strstr(e.text, faults[i].what));
-        assert_blob(s, BLOB_PERMANENT, "second", 6);
-        assert_int_equal(stats_of(s).generation, 2);
-
-        /* Nothing changed against memory, but the disk may hold "third". */
-        struct power_counts before = power_counts(im.power);
-        commit(s, set(BLOB_PERMANENT, "second", 6));
-        assert_int_equal(since(&im, before).writes, 1);
-        assert_int_equal(stats_of(s).generation, 3);
-        assert_int_equal(stats_of(s).n_records, 0);
-        commit(s, c);
-        store_free(s);
-        s = opened(&im);
-        assert_blob(s, BLOB_PERMANENT, "third", 5);
-        store_free(s);
-        store_image_clear(&im);
-    }
-}
-
-static void storage_that_fails_for_good_fails_every_commit_and_loses_nothing(void **state)
-{
-    struct store_image im = image_of(NULL, "first", 5);
-    struct store *s = opened(&im);
-    (void)state;
-    power_fail(im.power, 1, true, EIO, 0);
-    for (unsigned i = 0; i < 5; i++) {
-        struct state_change c = set(BLOB_PERMANENT, "other", 5);
-        struct err e = {0};
-        assert_int_equal(store_commit(s, &c, &e), -1);
-        assert_int_equal(e.kind, ERR_STORAGE);
-        assert_blob(s, BLOB_PERMANENT, "first", 5);
-    }
-    power_fail(im.power, 0, false, 0, 0);
-    commit(s, set(BLOB_PERMANENT, "other", 5));
-    assert_blob(s, BLOB_PERMANENT, "other", 5);
-    store_free(s);
-    store_image_clear(&im);
-}
-
-static void disk_that_cannot_flush_is_not_opened_for_use(void **state)
-{
-    struct store_image im = image_of(NULL, "first", 5);
-    struct store *s = NULL;
-    struct err e = {0};
-    (void)state;
-    power_fail(im.power, 1, false, EIO, 0);
-    assert_int_equal(store_image_open(&im, &s, &e), -1);
-    assert_null(s);
-    assert_int_equal(e.kind, ERR_STORAGE);
-    assert_non_null(strstr(e.text, "making generation 1 durable before use"));
-    store_image_clear(&im);
-}
-
-static void state_that_does_not_fit_is_refused_by_name_and_changes_nothing(void **state)
-{
-    struct store_image im = image_of(NULL, "first", 5);
-    struct store *s = opened(&im);
-    struct err e = {0};
-    size_t most = stats_of(s).checkpoint_bytes;
-    (void)state;
-    fill(big, sizeof(big), 6);
-    struct power_counts before = power_counts(im.power);
-    struct state_change c = set(BLOB_PERMANENT, big, most + 20);
-    assert_int_equal(store_commit(s, &c, &e), -1);
-    assert_int_equal(e.kind, ERR_UNSUPPORTED);
-    assert_non_null(strstr(e.text, "make a larger image"));
-    c = set(BLOB_PERMANENT, big, BLOB_MAX_BYTES + 1);
-    assert_int_equal(store_commit(s, &c, &e), -1);
-    assert_int_equal(e.kind, ERR_UNSUPPORTED);
-    assert_non_null(strstr(e.text, "524289 bytes is larger than the 524288"));
-    assert_int_equal(since(&im, before).writes, 0);
-    assert_blob(s, BLOB_PERMANENT, "first", 5);
-
-    commit(s, set(BLOB_PERMANENT, big, most));
-    store_free(s);
-    s = opened(&im);
-    assert_blob(s, BLOB_PERMANENT, big, most);
-    store_free(s);
-    store_image_clear(&im);
-}
-
-static void first_state_that_does_not_fit_makes_no_image(void **state)
-{
-    struct store_image im;
-    struct err e = {0};
-    struct state_change first = set(BLOB_PERMANENT, big, 300 * 1024);
-    (void)state;
-    assert_int_equal(store_image_new(NULL, DISK_SECTORS, &first, &im, &e), -1);
-    assert_int_equal(e.kind, ERR_UNSUPPORTED);
-    assert_non_null(strstr(e.text, "choose a larger size"));
-}
-
-/* S1.9, S0.6: damage is an error, not data, and the image stays as it is. */
-static void damaged_state_is_reported_and_nothing_is_touched(void **state)
-{
-    struct store_image im = image_of(NULL, "first", 5);
-    struct store *s = opened(&im);
-    struct err e = {0};
-    (void)state;
-    commit(s, set(BLOB_PERMANENT, "second", 6));
-    uint64_t at = store_image_host_sector(store_disk(s), im.facts.layout.checkpoint[1]);
-    store_free(s);
-
-    power_disk_bytes(im.power)[at * SECTOR_BYTES + 333] ^= 4;
-    struct power_counts before = power_counts(im.power);
-    s = NULL;
-    assert_int_equal(store_image_open(&im, &s, &e), -1);
-    assert_null(s);
-    assert_int_equal(e.kind, ERR_STATE_CORRUPT);
-    assert_non_null(strstr(e.text, "sector 0 of checkpoint B is damaged"));
-    assert_non_null(strstr(e.text, "the newest state that verifies is generation 1"));
-    assert_int_equal(since(&im, before).writes, 0);
-    assert_int_equal(since(&im, before).flushes, 0);
-
-    OWNED(qcow_disk) d = NULL;
-    struct store_stats st = {.generation = 99};
-    assert_int_equal(store_image_disk(&im, &d, &e), 0);
-    assert_int_equal(store_inspect(d, &st, &e), -1);
-    assert_int_equal(e.kind, ERR_STATE_CORRUPT);
-    assert_int_equal(st.generation, 99);
-    qcow_disk_free(d);
-    d = NULL;
-    store_image_clear(&im);
-}
-
 static void inspecting_sees_what_the_running_owner_sees(void **state)
 {
     struct store_image im = image_of(NULL, big, 3000);
@@ -488,58 +239,6 @@ static void inspecting_sees_what_the_running_owner_sees(void **state)
     }
     store_free(s);
     store_image_clear(&im);
-}
-
-static void layout_that_leaves_the_disk_is_damage(void **state)
-{
-    struct store_layout l = store_image_small;
-    struct store_image im;
-    struct store *s = NULL;
-    struct err e = {0};
-    struct state_change first = set(BLOB_PERMANENT, "x", 1);
-    (void)state;
-    l.log_sectors += 8;
-    assert_int_equal(store_image_new(&l, STORE_IMAGE_SMALL_SECTORS, &first, &im, &e), 0);
-    assert_int_equal(store_image_open(&im, &s, &e), -1);
-    assert_null(s);
-    assert_true(e.kind == ERR_STATE_CORRUPT);
-    store_image_clear(&im);
-}
-
-static void plan_gives_every_disk_room_for_a_tpm_or_refuses(void **state)
-{
-    struct store_layout l = {.log = 77};
-    struct err e = {0};
-    (void)state;
-    assert_int_equal(store_plan(2048, &l, &e), 0);
-    assert_int_equal(l.checkpoint[0], 8);
-    assert_int_equal(l.checkpoint[1], 8 + l.checkpoint_sectors);
-    assert_int_equal(l.log, 8 + 2 * l.checkpoint_sectors);
-    assert_int_equal(l.log + l.log_sectors, 2048);
-    assert_true(l.checkpoint_sectors * RECORD_PART_BYTES >= 256 * 1024);
-
-    uint64_t least = 8 + 2 * 416 + 128;
-    for (uint64_t n = 0; n < 3000; n++) {
-        struct store_layout got = {.log = 77};
-        if (n < least) {
-            assert_int_equal(store_plan(n, &got, &e), -1);
-            assert_int_equal(e.kind, ERR_USAGE);
-            assert_int_equal(got.log, 77);
-            continue;
-        }
-        assert_int_equal(store_plan(n, &got, &e), 0);
-        assert_true(got.checkpoint_sectors * RECORD_PART_BYTES >= 160 * 1024);
-        assert_true(got.log_sectors >= 128);
-        assert_true(got.log + got.log_sectors <= n);
-        assert_int_equal((got.checkpoint[0] | got.checkpoint[1] | got.checkpoint_sectors | got.log |
-                          got.log_sectors) %
-                             8,
-                         0);
-    }
-    assert_int_equal(store_plan(0, &l, &e), -1);
-    assert_non_null(strstr(e.text, "a disk of 0 bytes is too small for a TPM: at least 495616"));
-    assert_int_equal(store_plan(UINT64_MAX, &l, &e), 0);
-    assert_int_equal(l.log_sectors, 4096); /* opening reads all of it */
 }
 
 /* S4.2: contents under the guest's control that look like images, or like our own records. */
@@ -622,15 +321,7 @@ int main(void)
         cmocka_unit_test(full_log_leads_to_a_checkpoint_and_begins_anew),
         cmocka_unit_test(change_larger_than_half_the_state_is_a_checkpoint),
         cmocka_unit_test(commits_write_only_inside_the_store),
-        cmocka_unit_test(failed_commit_changes_nothing_and_the_next_one_works),
-        cmocka_unit_test(storage_that_fails_for_good_fails_every_commit_and_loses_nothing),
-        cmocka_unit_test(disk_that_cannot_flush_is_not_opened_for_use),
-        cmocka_unit_test(state_that_does_not_fit_is_refused_by_name_and_changes_nothing),
-        cmocka_unit_test(first_state_that_does_not_fit_makes_no_image),
-        cmocka_unit_test(damaged_state_is_reported_and_nothing_is_touched),
         cmocka_unit_test(inspecting_sees_what_the_running_owner_sees),
-        cmocka_unit_test(layout_that_leaves_the_disk_is_damage),
-        cmocka_unit_test(plan_gives_every_disk_room_for_a_tpm_or_refuses),
         cmocka_unit_test(contents_that_look_like_headers_change_nothing),
         cmocka_unit_test(documented_header_digest_is_what_we_compute),
         cmocka_unit_test(nothing_that_is_committed_is_on_the_disk_in_clear),
