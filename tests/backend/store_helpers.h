@@ -36,7 +36,7 @@ static inline struct state_change set(enum blob_kind kind, const void *p, size_t
     return c;
 }
 
-static inline struct state_change delete (enum blob_kind kind)
+static inline struct state_change deleted(enum blob_kind kind)
 {
     struct state_change c = {0};
     c.blob[kind - 1].what = BLOB_DELETE;
