@@ -37,8 +37,8 @@ static void blobs_are_set_kept_and_deleted_each_on_its_own(void **state)
         assert_blob(s, BLOB_PERMANENT, "permanent", 9);
         assert_blob(s, BLOB_VOLATILE, "volatile", 8);
         assert_blob(s, BLOB_SAVESTATE, "", 0);
-        commit(s, delete (BLOB_VOLATILE));
-        commit(s, delete (BLOB_SAVESTATE));
+        commit(s, deleted(BLOB_VOLATILE));
+        commit(s, deleted(BLOB_SAVESTATE));
         assert_no_blob(s, BLOB_VOLATILE);
         store_free(s);
         s = opened(&im);
@@ -105,7 +105,7 @@ static void commit_is_one_write_and_one_flush_and_none_when_nothing_changed(void
     uint64_t generation = stats_of(s).generation;
     commit(s, set(BLOB_PERMANENT, big, FULL_NV));
     commit(s, (struct state_change){0});
-    commit(s, delete (BLOB_VOLATILE));
+    commit(s, deleted(BLOB_VOLATILE));
     size_t n;
     const uint8_t *own = store_get(s, BLOB_PERMANENT, &n);
     commit(s, set(BLOB_PERMANENT, own, n));
