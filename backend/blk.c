@@ -1,17 +1,11 @@
 #include "backend/blk.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <time.h>
 
 #include "backend/blk_priv.h"
 #include "src/base/bytes.h"
-#include "src/base/fd.h"
 
 struct blk {
     const struct blk_ops *ops;
@@ -26,257 +20,6 @@ struct blk_rw {
     struct blk *b;
 };
 
-/* ---- the file ---- */
-
-struct file {
-    int fd;
-    bool is_device;
-    bool direct; /* O_DIRECT is set on fd */
-};
-enum { DIRECT_ALIGN = 512 };
-
-static void set_direct(struct file *f, bool direct)
-{
-    int flags = fcntl(f->fd, F_GETFL);
-    if (flags >= 0 && fcntl(f->fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0)
-        f->direct = direct;
-}
-
-/* Only where the kernel says which alignment it wants, and wants no more than a sector. */
-static bool can_direct(const struct file *f)
-{
-    struct statx st;
-    return statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) == 0 &&
-           (st.stx_mask & STATX_DIOALIGN) && st.stx_dio_offset_align != 0 &&
-           st.stx_dio_offset_align <= DIRECT_ALIGN && st.stx_dio_mem_align <= DIRECT_ALIGN;
-}
-
-static void file_direct(void *ctx)
-{
-    struct file *f = ctx;
-    if (can_direct(f))
-        set_direct(f, true);
-}
-
-/* Where commits go through the page cache, a flush that failed leaves there what the disk does not
- * hold, and no later flush tells. What an owner builds on must be read from the disk. */
-static void forget_cache(const struct file *f)
-{
-    if (!f->is_device && !can_direct(f))
-        (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
-}
-
-/* What is not aligned takes the way through the cache, for good. */
-static void direct_if_aligned(struct file *f, const void *buf, size_t n, uint64_t off)
-{
-    if (f->direct && (((uintptr_t)buf | n | off) & (DIRECT_ALIGN - 1)))
-        set_direct(f, false);
-}
-
-static int file_pread(void *ctx, void *buf, size_t n, uint64_t off, struct err *e)
-{
-    struct file *f = ctx;
-    direct_if_aligned(f, buf, n, off);
-    ssize_t r = fd_pread_full(f->fd, buf, n, off);
-    if (r < 0)
-        return err_sys(e, ERR_STORAGE, errno, "reading %zu bytes at offset %" PRIu64, n, off);
-    if ((size_t)r < n)
-        return err_set(e, ERR_STORAGE,
-                       "the file became shorter while it was read: %zu bytes at "
-                       "offset %" PRIu64 " gave %zd",
-                       n, off, r);
-    return 0;
-}
-
-static int file_pwrite(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e)
-{
-    struct file *f = ctx;
-    direct_if_aligned(f, buf, n, off);
-    if (fd_pwrite_full(f->fd, buf, n, off) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "writing %zu bytes at offset %" PRIu64, n, off);
-    return 0;
-}
-
-static int file_flush(void *ctx, struct err *e)
-{
-    const struct file *f = ctx;
-    if (fdatasync(f->fd) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "flushing");
-    return 0;
-}
-
-static void file_close(void *ctx)
-{
-    struct file *f = ctx;
-    close(f->fd);
-    free(f);
-}
-
-/* ---- the claim: the locks of QEMU's tools, see its block/file-posix.c ----
- *
- * A read lock on byte 100+p says "I use permission p", one on 200+p says "nobody else may". p is
- * 0 consistent read, 1 write, 2 write unchanged, 3 resize. The locks never conflict as such; each
- * side sets its own and then asks, with a write lock it does not take, whether others hold the
- * opposite. We use 0, 1 and 3 and allow nothing, so that even readers stay away: what is cached
- * here and what is on disk belong together only for us. */
-enum { LOCK_USES = 100, LOCK_DENIES = 200, N_PERMISSIONS = 4 };
-static const bool lock_uses[N_PERMISSIONS] = {true, true, false, true};
-
-static int lock_byte(int fd, int cmd, short type, off_t at, struct flock *ret)
-{
-    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
-    int r;
-    do
-        r = fcntl(fd, cmd, &l);
-    while (r < 0 && errno == EINTR);
-    if (ret)
-        *ret = l;
-    return r;
-}
-
-static void unlock_all(int fd)
-{
-    for (int p = 0; p < N_PERMISSIONS; p++) {
-        (void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, LOCK_USES + p, NULL);
-        (void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, LOCK_DENIES + p, NULL);
-    }
-}
-
-static int lock_all(int fd)
-{
-    for (int p = 0; p < N_PERMISSIONS; p++)
-        if ((lock_uses[p] && lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_USES + p, NULL) < 0) ||
-            lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_DENIES + p, NULL) < 0)
-            return -1;
-    return 0;
-}
-
-/* 1: somebody else holds `at`; 0: nobody; -1 with errno. */
-static int held_by_other(int fd, off_t at)
-{
-    struct flock l;
-    if (lock_byte(fd, F_OFD_GETLK, F_WRLCK, at, &l) < 0)
-        return -1;
-    return l.l_type != F_UNLCK;
-}
-
-static int any_conflict(int fd)
-{
-    for (int p = 0; p < N_PERMISSIONS; p++) {
-        int r = held_by_other(fd, LOCK_USES + p);
-        if (r == 0 && lock_uses[p])
-            r = held_by_other(fd, LOCK_DENIES + p);
-        if (r != 0)
-            return r;
-    }
-    return 0;
-}
-
-enum verdict { CLAIMED, BUSY, REFUSED };
-
-static enum verdict try_claim(int fd)
-{
-    /* Somebody who takes real write locks makes ours fail; that is "busy" too. */
-    if (lock_all(fd) < 0) {
-        int os = errno;
-        unlock_all(fd);
-        errno = os;
-        return os == EAGAIN || os == EACCES ? BUSY : REFUSED;
-    }
-    int r = any_conflict(fd);
-    if (r == 0)
-        return CLAIMED;
-    int os = errno;
-    unlock_all(fd);
-    errno = os;
-    return r > 0 ? BUSY : REFUSED;
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Two who claim at once see each other and both back off; the pauses must differ. Not random in
- * any stronger sense. */
-static void pause_jittered(unsigned round)
-{
-    uint64_t x = ((uint64_t)getpid() << 20) ^ (uint64_t)now_ms() ^ ((uint64_t)round << 40);
-    x = (x ^ (x >> 13)) * UINT64_C(0x9e3779b97f4a7c15);
-    struct timespec t = {0, 5000000 + (long)(x >> 32) % 35000000};
-    (void)nanosleep(&t, NULL);
-}
-
-/* Shorter than a daemon waits for the verdict before it binds its sockets: an image that is held is
- * refused before there is anything to connect to. */
-enum { CLAIM_PATIENCE_MS = 300 };
-
-static int file_claim(void *ctx, struct err *e)
-{
-    const struct file *f = ctx;
-    int64_t until = now_ms() + CLAIM_PATIENCE_MS;
-    for (unsigned round = 0;; round++) {
-        enum verdict v = try_claim(f->fd);
-        if (v == CLAIMED) {
-            forget_cache(f);
-            return 0;
-        }
-        if (v == REFUSED)
-            return err_sys(e, ERR_STORAGE, errno,
-                           "this file system gives no locks (open file description locks), and "
-                           "without them two writers could destroy the image");
-        if (now_ms() >= until)
-            return err_set(e, ERR_LOCKED,
-                           "another process is using the image; end it first (`lslocks` may name "
-                           "it; `nvkeep info` and `nvkeep verify-key` work meanwhile)");
-        pause_jittered(round);
-    }
-}
-
-static void file_release(void *ctx)
-{
-    const struct file *f = ctx;
-    unlock_all(f->fd);
-}
-
-static int device_size(int fd, uint64_t *ret)
-{
-    return ioctl(fd, BLKGETSIZE64, ret);
-}
-
-/* The claim is on the inode. One without a name any more is not what others will open. */
-static int file_size(void *ctx, uint64_t *ret, struct err *e)
-{
-    const struct file *f = ctx;
-    struct stat st;
-    if (fstat(f->fd, &st) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "asking for the size");
-    if (f->is_device) {
-        if (device_size(f->fd, ret) < 0)
-            return err_sys(e, ERR_STORAGE, errno, "asking for the size of the device");
-        return 0;
-    }
-    if (st.st_nlink == 0)
-        return err_set(e, ERR_STORAGE, "was deleted or replaced while it was being opened");
-    *ret = (uint64_t)st.st_size;
-    return 0;
-}
-
-static const struct blk_ops file_ops = {
-    .pread = file_pread,
-    .pwrite = file_pwrite,
-    .flush = file_flush,
-    .claim = file_claim,
-    .release = file_release,
-    .close = file_close,
-    .size = file_size,
-    .direct = file_direct,
-};
-
-/* ---- opening ---- */
-
 void blk_name_of(const char *path, char ret[BLK_NAME_BYTES])
 {
     enum { SHOWN = 120 };
@@ -287,8 +30,8 @@ void blk_name_of(const char *path, char ret[BLK_NAME_BYTES])
     err_quote(ret, BLK_NAME_BYTES, n > SHOWN ? cut : path, n);
 }
 
-int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char *name,
-                 struct blk **ret, struct err *e)
+int blk_new_over(const struct blk_ops *ops, void *ctx, uint64_t size,
+                 const struct blk_traits *traits, const char *name, struct blk **ret, struct err *e)
 {
     struct blk *b = calloc(1, sizeof(*b));
     if (!b)
@@ -296,93 +39,18 @@ int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char
     b->ops = ops;
     b->ctx = ctx;
     b->size = size;
-    b->mode = BLK_READ_WRITE;
+    b->mode = traits->mode;
+    b->dev = traits->dev;
+    b->ino = traits->ino;
     blk_name_of(name, b->name);
     *ret = b;
     return 0;
 }
 
-int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mode, const char *path,
-                struct blk **ret, struct err *e)
+int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char *name,
+                 struct blk **ret, struct err *e)
 {
-    bool is_device = S_ISBLK(st->st_mode);
-    OWNED_HEAP struct file *f = calloc(1, sizeof(*f));
-    if (!f)
-        return err_nomem(e, "an open file");
-    *f = (struct file){.fd = *fd, .is_device = is_device};
-    if (blk_from_ops(&file_ops, f, size, path, ret, e) < 0)
-        return -1;
-    (*ret)->mode = mode;
-    (*ret)->dev = is_device ? st->st_rdev : st->st_dev;
-    (*ret)->ino = is_device ? 0 : st->st_ino;
-    *fd = -1;
-    (void)MOVE(f); /* by file_close() */
-    return 0;
-}
-
-static const char *type_name(mode_t mode)
-{
-    switch (mode & S_IFMT) {
-    case S_IFDIR:
-        return "a directory";
-    case S_IFIFO:
-        return "a FIFO";
-    case S_IFSOCK:
-        return "a socket";
-    case S_IFCHR:
-        return "a character device";
-    default:
-        return "neither a regular file nor a block device";
-    }
-}
-
-static int check_type(const char *name, const struct stat *st, struct err *e)
-{
-    if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
-        return 0;
-    return err_set(e, ERR_USAGE, "%s: is %s; an image is a regular file or a block device", name,
-                   type_name(st->st_mode));
-}
-
-/* What the caller named is wrong, or what the system says about a right name. */
-static int cannot_open(const char *name, enum blk_mode mode, int os, struct err *e)
-{
-    if (os == ENOENT)
-        return err_set(e, ERR_USAGE, "%s: no such file; `nvkeep create` makes a new image", name);
-    if (os == ENOTDIR || os == ELOOP || os == ENAMETOOLONG)
-        return err_sys(e, ERR_USAGE, os, "%s: no such file", name);
-    if (os == EACCES || os == EPERM || os == EROFS)
-        return err_sys(e, ERR_STORAGE, os, "%s: may not be opened for %s by user %u", name,
-                       mode == BLK_READ_WRITE ? "reading and writing" : "reading",
-                       (unsigned)geteuid());
-    return err_sys(e, ERR_STORAGE, os, "%s: opening", name);
-}
-
-int blk_open(const char *path, enum blk_mode mode, struct blk **ret, struct err *e)
-{
-    char name[BLK_NAME_BYTES];
-    struct stat st;
-    uint64_t size;
-    blk_name_of(path, name);
-
-    /* Looked at before it is opened: opening some devices has effects of its own. What counts is
-     * the second look, at what was opened. */
-    if (stat(path, &st) < 0)
-        return cannot_open(name, mode, errno, e);
-    if (check_type(name, &st, e) < 0)
-        return -1;
-    OWNED_FD fd = open(path, (mode == BLK_READ_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK |
-                                 O_NOCTTY);
-    if (fd < 0)
-        return cannot_open(name, mode, errno, e);
-    if (fstat(fd, &st) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "%s: fstat", name);
-    if (check_type(name, &st, e) < 0)
-        return -1;
-    size = (uint64_t)st.st_size;
-    if (S_ISBLK(st.st_mode) && device_size(fd, &size) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "%s: asking for the size of the device", name);
-    return blk_from_fd(&fd, &st, size, mode, path, ret, e);
+    return blk_new_over(ops, ctx, size, &(struct blk_traits){BLK_READ_WRITE, 0, 0}, name, ret, e);
 }
 
 void blk_free(struct blk *b)

@@ -254,6 +254,17 @@ static int count_all(struct count *c, struct err *e)
     return 0;
 }
 
+/* What a tool has left as a mark is why qcow_arm() refuses: a clean check would be a lie. */
+static void check_marks(struct count *c)
+{
+    uint64_t marks = c->img->header.incompatible;
+    if (marks & QCOW_CORRUPT)
+        corruption(c, "the image is marked corrupt; `qemu-img check -r all` repairs it");
+    if (marks & QCOW_DIRTY)
+        corruption(c, "the image is marked dirty by a writer that did not end in order; `qemu-img "
+                      "check -r all` repairs it");
+}
+
 int qcow_check_image(const struct qcow_image *img, struct qcow_check *ret, struct err *e)
 {
     OWNED_HEAP uint32_t *seen = calloc(img->n_host, sizeof(*seen));
@@ -261,6 +272,7 @@ int qcow_check_image(const struct qcow_image *img, struct qcow_check *ret, struc
     struct count c = {.img = img, .seen = seen, .piece = piece};
     if (!seen || !piece)
         return err_nomem(e, "counting references");
+    check_marks(&c);
     if (count_all(&c, e) < 0)
         return -1;
     if (qcow_visit_refs(img, &(struct qcow_refs_visitor){compare, &c}, e) < 0)

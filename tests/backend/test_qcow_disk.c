@@ -392,6 +392,28 @@ static void a_marked_image_is_read_but_not_armed(void **state)
     }
 }
 
+static void a_check_says_what_an_image_is_marked_as(void **state)
+{
+    static const struct {
+        uint64_t marks;
+        const char *text;
+    } cases[] = {{QCOW_DIRTY, "is marked dirty"}, {QCOW_CORRUPT, "is marked corrupt"}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        OWNED(mem_disk) m = copy();
+        OWNED(blk) b = NULL;
+        struct qcow_check check;
+        struct err e;
+        put_be64(mem_disk_bytes(m) + 72, cases[i].marks);
+        assert_int_equal(mem_disk_blk(m, &b, &e), 0);
+        OWNED(qcow_disk) d = NULL;
+        assert_int_equal(mem_image_attach(b, MEM_IMAGE_PASS, &d, &e), 0);
+        assert_int_equal(qcow_check_image(qcow_disk_image(d), &check, &e), 0);
+        assert_int_equal(check.corruptions, 1);
+        assert_non_null(strstr(check.first, cases[i].text));
+    }
+}
+
 static void an_image_opened_before_the_claim_is_not_armed(void **state)
 {
     OWNED(mem_disk) m = copy();
@@ -586,6 +608,7 @@ int main(void)
         cmocka_unit_test(a_short_last_cluster_is_read_but_never_armed),
         cmocka_unit_test(what_cannot_be_written_in_place_is_not_armed),
         cmocka_unit_test(a_marked_image_is_read_but_not_armed),
+        cmocka_unit_test(a_check_says_what_an_image_is_marked_as),
         cmocka_unit_test(an_image_opened_before_the_claim_is_not_armed),
         cmocka_unit_test(another_images_claim_arms_nothing),
         cmocka_unit_test(a_contiguous_range_is_one_write_and_touches_nothing_else),
