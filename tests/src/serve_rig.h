@@ -31,6 +31,26 @@ static inline int64_t rig_ms(void)
 
 /* --- the daemon --- */
 
+/* Of a test that fails nothing may stay behind: each daemon leads a process group, its tracer
+ * included. */
+static pid_t rig_groups[64];
+static size_t rig_n_groups;
+
+static inline void rig_remember(pid_t leader)
+{
+    assert_true(rig_n_groups < ARRAY_LEN(rig_groups));
+    rig_groups[rig_n_groups++] = leader;
+}
+
+static inline int rig_leave(void **state)
+{
+    for (size_t i = 0; i < rig_n_groups; i++)
+        if (kill(-rig_groups[i], SIGKILL) == 0)
+            (void)waitpid(rig_groups[i], NULL, 0);
+    rig_n_groups = 0;
+    return program_leave(state);
+}
+
 static inline void rig_image(const char *options)
 {
     struct run r = {0};
@@ -51,8 +71,10 @@ static inline pid_t rig_spawn(const char *tracer, const char *options)
     struct run r = {0};
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child > 0)
+    if (child > 0) {
+        rig_remember(child);
         return child;
+    }
     int err = open("err", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (!tracer)
         program_child(&r, self, words, err, err);
@@ -348,6 +370,6 @@ static inline void data_works(int fd)
     assert_int_equal(data_rc(fd, &c), 0);
 }
 
-#define IN_DIR(f) cmocka_unit_test_setup_teardown(f, program_enter, program_leave)
+#define IN_DIR(f) cmocka_unit_test_setup_teardown(f, program_enter, rig_leave)
 
 #endif

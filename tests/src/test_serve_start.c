@@ -91,7 +91,7 @@ static void two_that_want_the_same_path_do_not_take_it_from_each_other(void **st
         if (round % 3 == 0)
             close(bound("same", true)); /* a stale one to be replaced */
         for (int i = 0; i < 2; i++)
-            pid[i] = program_start(words[i]);
+            rig_remember(pid[i] = program_start(words[i]));
         gone = waitpid(-1, &status, 0);
         assert_true(gone == pid[0] || gone == pid[1]);
         assert_true(WIFEXITED(status));
@@ -363,6 +363,7 @@ static void inherited_sockets_are_served_and_their_end_is_the_daemons(void **sta
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, data), 0);
     pid_t pid = fork();
     if (pid == 0) {
+        setsid();
         dup2(ctrl[1], 20);
         dup2(data[1], 21);
         for (int fd = 3; fd < 20; fd++)
@@ -370,6 +371,7 @@ static void inherited_sockets_are_served_and_their_end_is_the_daemons(void **sta
         program_exec(path, "serve i --key file=k --ctrl type=unixio,clientfd=20 --server "
                            "type=tcp,fd=21 --flags not-need-init,startup-clear");
     }
+    rig_remember(pid);
     (void)r;
     close(ctrl[1]);
     close(data[1]);
@@ -389,11 +391,13 @@ static void listening_descriptor_is_used_as_it_is(void **state)
     int listener = bound("mine", true);
     pid_t pid = fork();
     if (pid == 0) {
+        setsid();
         dup2(listener, 20);
         for (int fd = 3; fd < 20; fd++)
             close(fd);
         program_exec(path, "serve i --key file=k --ctrl type=unixio,fd=20");
     }
+    rig_remember(pid);
     close(listener);
     for (int i = 0; i < 3; i++) {
         int ctrl = rig_connect("mine");
@@ -420,6 +424,7 @@ static void ctrl_terminate_ends_with_its_client(void **state)
     pid = fork();
     if (pid == 0)
         program_child(&r, path, "serve i --key file=k --ctrl type=unixio,path=c,terminate", 1, 2);
+    rig_remember(pid);
     rig_wait_for("c");
     ctrl = rig_connect("c");
     assert_int_equal(ctrl_init(ctrl, 0), 0);
