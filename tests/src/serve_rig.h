@@ -42,6 +42,14 @@ static inline void rig_remember(pid_t leader)
     rig_groups[rig_n_groups++] = leader;
 }
 
+/* It has ended, and its number may be another's soon. */
+static inline void rig_forget(pid_t leader)
+{
+    for (size_t i = 0; i < rig_n_groups; i++)
+        if (rig_groups[i] == leader)
+            rig_groups[i] = rig_groups[--rig_n_groups];
+}
+
 static inline int rig_leave(void **state)
 {
     for (size_t i = 0; i < rig_n_groups; i++)
@@ -125,11 +133,9 @@ static inline int rig_wait(pid_t pid)
     pid_t gone;
     while ((gone = waitpid(pid, &status, WNOHANG)) == 0 && rig_ms() < limit)
         usleep(2000);
-    if (gone == 0) {
-        kill(pid, SIGKILL);
-        waitpid(pid, &status, 0);
+    if (gone == 0)
         fail_msg("the daemon does not end");
-    }
+    rig_forget(pid);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 

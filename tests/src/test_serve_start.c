@@ -93,6 +93,7 @@ static void two_that_want_the_same_path_do_not_take_it_from_each_other(void **st
         for (int i = 0; i < 2; i++)
             rig_remember(pid[i] = program_start(words[i]));
         gone = waitpid(-1, &status, 0);
+        rig_forget(gone);
         assert_true(gone == pid[0] || gone == pid[1]);
         assert_true(WIFEXITED(status));
         assert_int_equal(WEXITSTATUS(status), LOCKED);
