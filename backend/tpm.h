@@ -105,5 +105,7 @@ int tpm_stage(struct tpm *t, enum blob_kind kind, const uint8_t *p, size_t n,
 /* For a blob that did not even get that far (its envelope was refused): as if tpm_stage() had
  * failed with this error. Otherwise the next power-on would quietly use the old state. */
 void tpm_stage_abort(struct tpm *t, const struct err *why);
+/* Begins anew: nothing is staged, nothing was refused. Only while off. */
+void tpm_stage_forget(struct tpm *t);
 
 #endif

@@ -259,3 +259,11 @@ void tpm_stage_abort(struct tpm *t, const struct err *why)
     blob_set_reset(&t->staged);
     t->refused = *why;
 }
+
+void tpm_stage_forget(struct tpm *t)
+{
+    if (t->power != TPM_OFF)
+        return;
+    blob_set_reset(&t->staged);
+    t->refused.kind = ERR_NONE;
+}

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "src/cli_daemon.h"
@@ -53,6 +54,35 @@ static int check_descriptors(const struct cli_args *a, const struct plan *p, str
     return 0;
 }
 
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    if (stat(a, &x) < 0 || stat(b, &y) < 0)
+        return strcmp(a, b) == 0;
+    return x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Log and pid file are written to: never over the image or its key, by whatever name. */
+static int check_files(const struct cli_args *a, const struct plan *p, struct err *e)
+{
+    bool key_is_file = a->key.kind == KEY_SOURCE_FILE || a->key.kind == KEY_SOURCE_PWDFILE;
+    const char *log = p->log_to.file && strcmp(p->log_to.file, "-") != 0 ? p->log_to.file : NULL;
+    const struct {
+        const char *name, *path;
+    } used[] = {{"the image", p->o.image},
+                {"--key", key_is_file ? a->key.value : NULL},
+                {"--log", log},
+                {"--pid", p->o.pid_file}};
+    char buf[200];
+    for (size_t i = 0; i < ARRAY_LEN(used); i++)
+        for (size_t j = i + 1; j < ARRAY_LEN(used); j++)
+            if (used[i].path && used[j].path && same_file(used[i].path, used[j].path))
+                return err_set(e, ERR_USAGE, "%s and %s are the same file, %s", used[i].name,
+                               used[j].name,
+                               err_quote(buf, sizeof(buf), used[j].path, strlen(used[j].path)));
+    return 0;
+}
+
 static int parse(const struct cli_args *a, struct plan *p, struct err *e)
 {
     char *const *text = a->text;
@@ -68,7 +98,9 @@ static int parse(const struct cli_args *a, struct plan *p, struct err *e)
         return -1;
     if (text[OPT_TERMINATE])
         p->o.flags |= SERVE_TERMINATE;
-    return check_descriptors(a, p, e);
+    if (check_descriptors(a, p, e) < 0)
+        return -1;
+    return check_files(a, p, e);
 }
 
 /* The daemon changes to "/": a relative path would then mean another file. */

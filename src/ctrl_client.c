@@ -19,6 +19,7 @@ enum {
 struct ctrl_client {
     int fd;
     int64_t since;
+    bool is_tcp;
     bool asked;
     bool waiting; /* somebody has its request */
     bool closing; /* nothing more is read; gone when the reply has left */
@@ -51,6 +52,9 @@ int ctrl_client_new(int *fd, struct ctrl_client **ret, struct err *e)
     c->since = now_ms();
     c->limit = -1;
     c->passed_fd = -1;
+    int domain = 0;
+    socklen_t n = sizeof(domain);
+    c->is_tcp = getsockopt(c->fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) == 0 && domain != AF_UNIX;
     *ret = c;
     return 0;
 }
@@ -87,8 +91,9 @@ static bool is_writing(const struct ctrl_client *c)
 
 short ctrl_client_events(const struct ctrl_client *c)
 {
+    /* A TCP peer that has gone is seen by the end of its stream alone. */
     if (c->waiting)
-        return 0;
+        return c->is_tcp ? POLLRDHUP : 0;
     return is_writing(c) ? POLLOUT : POLLIN;
 }
 
@@ -356,7 +361,7 @@ static bool send_some(struct ctrl_client *c)
 enum ctrl_client_step ctrl_client_run(struct ctrl_client *c, short revents, struct ctrl_job **ret)
 {
     struct ctrl_job *job = NULL;
-    bool hung_up = revents & (POLLHUP | POLLERR);
+    bool hung_up = revents & (POLLHUP | POLLERR | POLLRDHUP);
     bool progress = false;
     if (c->waiting)
         return hung_up ? CLIENT_GONE : CLIENT_IDLE;

@@ -1,5 +1,6 @@
 #include "src/log.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static size_t put_time(char *line, size_t room)
 }
 
 /* One write to a line, so that the lines of two threads never mix. What cannot be written is lost:
- * a full disk or a closed pipe is no reason to stop serving. */
+ * a full disk, a closed pipe or one that nobody reads is no reason to stop serving. */
 static void write_line(const struct log *log, const char *text)
 {
     char line[LINE_BYTES];
@@ -31,7 +32,9 @@ static void write_line(const struct log *log, const char *text)
     if (n > sizeof(line) - 1)
         n = sizeof(line) - 1;
     line[n++] = '\n';
-    (void)!write(log->fd, line, n);
+    struct pollfd p = {.fd = log->fd, .events = POLLOUT};
+    if (poll(&p, 1, 0) == 1)
+        (void)!write(log->fd, line, n);
 }
 
 void log_line(const struct log *log, int level, const char *fmt, ...)

@@ -23,14 +23,14 @@ static int ensure_stdio(void)
 }
 
 /* Before anything secret exists: no core dumps, no other process of the user looks in, a peer that
- * goes away is an error and not a death, files are the owner's. */
+ * goes away and a file that may not grow are errors and not a death, files are the owner's. */
 static int harden(void)
 {
     static const struct rlimit none = {0, 0};
     static const struct sigaction ignore = {.sa_handler = SIG_IGN};
     umask(077);
-    if (sigaction(SIGPIPE, &ignore, NULL) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ||
-        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+    if (sigaction(SIGPIPE, &ignore, NULL) < 0 || sigaction(SIGXFSZ, &ignore, NULL) < 0 ||
+        setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
         return -1;
     return 0;
 }

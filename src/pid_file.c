@@ -27,9 +27,40 @@ static int refuse_kind(const struct pid_file *p, struct err *e)
                    p->quoted);
 }
 
-static int look(struct pid_file *p, const char *path, struct err *e)
+/* Empty, or a number: what a daemon that did not end in order left there. */
+static bool holds_a_pid(int fd)
+{
+    char text[24];
+    ssize_t n = pread(fd, text, sizeof(text), 0);
+    if (n < 0 || n == (ssize_t)sizeof(text))
+        return false;
+    if (n > 0 && text[n - 1] == '\n')
+        n--;
+    for (ssize_t i = 0; i < n; i++)
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+    return true;
+}
+
+static int refuse_content(const struct pid_file *p, struct err *e)
+{
+    return err_set(e, ERR_USAGE, "--pid: %s exists and is no pid file; it was left alone",
+                   p->quoted);
+}
+
+static int look_at_existing(const struct pid_file *p, struct err *e)
 {
     struct stat st;
+    if (fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (!S_ISREG(st.st_mode))
+        return refuse_kind(p, e);
+    OWNED_FD fd = openat(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    return fd >= 0 && !holds_a_pid(fd) ? refuse_content(p, e) : 0;
+}
+
+static int look(struct pid_file *p, const char *path, struct err *e)
+{
     const char *slash = strrchr(path, '/');
     OWNED_HEAP char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
     if (!dir)
@@ -39,9 +70,7 @@ static int look(struct pid_file *p, const char *path, struct err *e)
     p->dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (p->dir < 0)
         return err_sys(e, ERR_USAGE, errno, "--pid: cannot open the directory of %s", p->quoted);
-    if (fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(st.st_mode))
-        return refuse_kind(p, e);
-    return 0;
+    return look_at_existing(p, e);
 }
 
 int pid_file_new(const char *path, int fd, struct pid_file **ret, struct err *e)
@@ -72,11 +101,13 @@ static int write_file(struct pid_file *p, struct err *e)
 {
     struct stat st;
     OWNED_FD fd = openat(p->dir, p->name,
-                         O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, MODE);
+                         O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, MODE);
     if (fd < 0)
         return err_sys(e, ERR_USAGE, errno, "--pid: cannot open %s", p->quoted);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return refuse_kind(p, e);
+    if (!holds_a_pid(fd))
+        return refuse_content(p, e);
     p->dev = st.st_dev;
     p->ino = st.st_ino;
     p->written = true;

@@ -1,7 +1,8 @@
 /* The file that tells the daemon's process id to those who manage it.
  *
- * It appears when the daemon is ready and goes with it. What is not a regular file is never written
- * to or removed, and neither is a file that somebody put in place of ours.
+ * It appears when the daemon is ready and goes with it. What is not a regular file, or holds
+ * anything but a pid, is never written to or removed, and neither is a file that somebody put in
+ * place of ours.
  */
 #ifndef NVKEEP_SRC_PID_FILE_H
 #define NVKEEP_SRC_PID_FILE_H

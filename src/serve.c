@@ -38,6 +38,7 @@ struct server {
     int64_t end_at;   /* after a refusal: when it is enough; -1: no refusal */
     int64_t ending;   /* since when; -1: not */
     int64_t farewell; /* since when the worker has ended; -1: it has not */
+    bool asked;       /* to end, by a signal or SHUTDOWN */
     bool gave_up;     /* told to end twice */
 };
 
@@ -159,6 +160,7 @@ static void read_signals(struct server *s)
         /* Somebody means it; a signal that came twice by accident comes at once. */
         if (s->ending >= 0 && now_ms() >= s->ending + GRACE_MS)
             s->gave_up = true;
+        s->asked = true;
         begin_end(s, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
     }
 }
@@ -176,6 +178,7 @@ static void look_for_an_end(struct server *s)
         s->has_data_client = true;
     if (lost)
         s->has_data_client = false;
+    s->asked |= ctrl_server_was_shut_down(s->clients);
     if (ctrl_server_was_shut_down(s->clients))
         begin_end(s, "SHUTDOWN");
     else if (lost && (s->o->flags & SERVE_TERMINATE || s->o->server.terminate))
@@ -189,13 +192,18 @@ static void look_for_an_end(struct server *s)
 /* --- the loop --- */
 
 /* The verdict came after the sockets: those who have asked, or are about to, get its code. */
+static void note_verdict(struct server *s, const struct err *e)
+{
+    s->verdict = *e;
+    log_err(s->log, e);
+}
+
 static void note_refusal(struct server *s, const struct err *e)
 {
     if (s->end_at >= 0)
         return;
-    s->verdict = *e;
     s->end_at = now_ms() + LAST_REQUESTS_MS;
-    log_err(s->log, e);
+    note_verdict(s, e);
 }
 
 /* 1: the loop is over. */
@@ -216,8 +224,12 @@ static int follow_worker(struct server *s, struct err *e)
             return -1;
         return become_ready(s, e);
     case WORKER_REFUSED:
-        if (s->ending >= 0)
+        if (s->ending >= 0) {
+            /* A refusal counts, unless it is only that the work was cut short. */
+            if (s->verdict.kind == ERR_NONE && verdict.kind != ERR_USAGE)
+                note_verdict(s, &verdict);
             return 0;
+        }
         if (!s->bound) {
             *e = verdict;
             return -1;
@@ -291,19 +303,40 @@ static int run(struct server *s, struct err *e)
 
 static void clean_up(struct server *s)
 {
-    /* A worker that storage keeps from ending is left behind: the process ends now. */
-    if (s->worker && !s->gave_up) {
+    if (s->worker) {
         worker_end(s->worker);
         worker_cancel(s->worker);
     }
     ctrl_server_free(s->clients);
-    if (!s->gave_up)
-        worker_free(s->worker);
+    worker_free(s->worker);
     listener_free(s->ctrl);
     listener_free(s->data);
     pid_file_free(s->pid);
     if (s->signals >= 0)
         close(s->signals);
+}
+
+/* The worker hangs in a call to the storage, and borrows what would be freed or closed on the way
+ * out: the kernel does that. The sockets are gone already. */
+static void __attribute__((noreturn)) abandon(struct server *s, const struct err *e)
+{
+    int code = err_class(e->kind)->exit_code;
+    pid_file_free(s->pid);
+    log_err(s->log, e);
+    tell(s, code, e->text);
+    _exit(code);
+}
+
+/* Ended before it was ready. Who asked for that has it; otherwise it is a start that failed. */
+static int tell_early_end(struct server *s, struct err *e)
+{
+    struct err early;
+    err_set(&early, ERR_USAGE, "told to end before it was ready");
+    tell(s, err_class(early.kind)->exit_code, early.text);
+    if (s->asked)
+        return 0;
+    *e = early;
+    return -1;
 }
 
 int serve(struct serve_options *o, struct log *log, struct err *e)
@@ -313,11 +346,13 @@ int serve(struct serve_options *o, struct log *log, struct err *e)
     if (look_around(&s, e) == 0 && start_worker(&s, e) == 0 &&
         ctrl_server_new(s.worker, s.ctrl, log, &s.clients, e) == 0)
         r = run(&s, e);
+    if (s.gave_up && r < 0)
+        abandon(&s, e);
     clean_up(&s);
     secret_free(MOVE(o->pass));
     if (r < 0)
         tell(&s, err_class(e->kind)->exit_code, e->text);
     else if (!s.ready)
-        tell(&s, err_class(ERR_USAGE)->exit_code, "told to end before it was ready");
+        r = tell_early_end(&s, e);
     return r;
 }

@@ -193,10 +193,13 @@ static uint32_t power_on(struct session *s, struct ctrl_job *job)
     return CTRL_OK;
 }
 
+/* Whoever hands in a state stops the TPM first: what an earlier one left behind, half a set or a
+ * refusal, is not this one's. */
 static uint32_t power_off(struct session *s, struct ctrl_job *job)
 {
     (void)job;
     tpm_power_off(s->tpm);
+    tpm_stage_forget(s->tpm);
     return CTRL_OK;
 }
 

@@ -377,6 +377,10 @@ static void refused_state_is_never_taken_for_commands(void **state)
                      CTRL_KEY_NOT_FOUND);
     /* the old state is not what was asked for */
     assert_int_equal(ctrl_result(ctrl, CTRL_INIT, "\0\0\0\0", 4), CTRL_KEY_NOT_FOUND);
+    /* and who stops the TPM begins anew */
+    assert_int_equal(ctrl_simple(ctrl, CTRL_STOP), 0);
+    power_on(ctrl);
+    assert_int_equal(ctrl_simple(ctrl, CTRL_STOP), 0);
     assert_int_not_equal(ctrl_set_state(ctrl, 1, 0, permanent, n - 1), 0);
     assert_int_not_equal(ctrl_result(ctrl, CTRL_INIT, "\0\0\0\0", 4), 0);
     assert_int_not_equal(ctrl_set_state(ctrl, 2, 0, permanent, n), 0);

@@ -287,7 +287,7 @@ static void pid_file_is_there_when_the_socket_is_and_goes_with_it(void **state)
     char text[40], want[40];
     struct stat st;
     rig_image("");
-    file_put("p", "12345678901234567890 something older", 36);
+    file_put("p", "12345678901234567890\n", 21); /* of one that did not end in order */
     pid_t pid = rig_start("--pid file=p");
     for (int i = 0; i < 200; i++) {
         rig_read_file("p", text, sizeof(text));
@@ -303,6 +303,44 @@ static void pid_file_is_there_when_the_socket_is_and_goes_with_it(void **state)
     assert_int_equal(rig_end(pid), 0);
     assert_int_equal(stat("p", &st), 0);
     assert_int_equal(stat("q", &st), 0);
+}
+
+/* S0.13 */
+static void log_and_pid_file_never_take_the_place_of_image_key_or_text(void **state)
+{
+    static const struct {
+        const char *words, *says;
+    } cases[] = {
+        {"--pid file=i", "the image and --pid are the same file"},
+        {"--pid file=link", "the image and --pid are the same file"},
+        {"--pid file=k", "--key and --pid are the same file"},
+        {"--pid file=text", "is no pid file; it was left alone"},
+        {"--log file=i", "the image and --log are the same file"},
+        {"--log file=link,truncate", "the image and --log are the same file"},
+        {"--log file=k,truncate", "--key and --log are the same file"},
+        {"--log file=new --pid file=new", "--log and --pid are the same file"},
+    };
+    char before[80], after[80], options[200];
+    (void)state;
+    rig_image("");
+    file_put("text", "not a pid", 9);
+    unlink("link");
+    assert_int_equal(link("i", "link"), 0);
+    rig_read_file("k", before, sizeof(before));
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct stat a, b;
+        assert_int_equal(stat("i", &a), 0);
+        snprintf(options, sizeof(options), "--ctrl type=unixio,path=c %s", cases[i].words);
+        expect_refusal(USAGE, options, cases[i].says);
+        assert_int_equal(stat("i", &b), 0);
+        assert_int_equal(a.st_size, b.st_size);
+        assert_memory_equal(&a.st_mtim, &b.st_mtim, sizeof(a.st_mtim));
+        rig_read_file("k", after, sizeof(after));
+        assert_string_equal(before, after);
+        rig_read_file("text", after, sizeof(after));
+        assert_string_equal(after, "not a pid");
+    }
+    unlink("link");
 }
 
 static void sockets_that_others_put_in_our_place_stay(void **state)
@@ -476,6 +514,7 @@ int main(void)
         IN_DIR(slow_key_that_is_wrong_answers_with_its_class_in_full_length),
         IN_DIR(slow_key_is_given_up_at_once_when_told_to_end),
         IN_DIR(pid_file_is_there_when_the_socket_is_and_goes_with_it),
+        IN_DIR(log_and_pid_file_never_take_the_place_of_image_key_or_text),
         IN_DIR(sockets_that_others_put_in_our_place_stay),
         IN_DIR(hang_up_and_broken_pipes_do_not_end_it),
         IN_DIR(nothing_is_said_on_stderr_while_it_serves),
