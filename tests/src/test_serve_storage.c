@@ -1,5 +1,7 @@
 #include "serve_rig.h"
 
+#include <sys/resource.h>
+
 /* Storage that is slow or refuses, made so by strace: it delays or fails the calls of the daemon.
  */
 
@@ -192,9 +194,32 @@ static void full_disk_fails_one_command_and_the_next_one_works(void **state)
     }
 }
 
+/* A limit on the size of files is an error of the storage too, and no death by signal. */
+static void limit_on_files_fails_commands_until_it_is_lifted(void **state)
+{
+    (void)state;
+    struct tpm_cmd write;
+    struct rlimit all, few;
+    rig_image("");
+    define_index();
+    pid_t pid = rig_start(DATA_SOCKET);
+    int data = rig_connect("d");
+    data_works(data);
+    assert_int_equal(prlimit(pid, RLIMIT_FSIZE, NULL, &all), 0);
+    few = (struct rlimit){65536, all.rlim_max};
+    cmd2_nv_write(&write, INDEX, "too much", 8, 0);
+    assert_int_equal(prlimit(pid, RLIMIT_FSIZE, &few, NULL), 0);
+    assert_int_equal(data_rc(data, &write), RC2_NV_UNAVAILABLE);
+    assert_int_equal(prlimit(pid, RLIMIT_FSIZE, &all, NULL), 0);
+    assert_int_equal(data_rc(data, &write), 0);
+    close(data);
+    assert_int_equal(rig_end(pid), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        IN_DIR(limit_on_files_fails_commands_until_it_is_lifted),
         IN_DIR(control_channel_answers_while_a_commit_hangs),
         IN_DIR(command_of_a_client_that_gave_up_is_not_done_later),
         IN_DIR(told_to_end_it_finishes_the_commit_first),
