@@ -510,7 +510,7 @@ static void interrupted_create_leaves_nothing(void **state)
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
         int status = 0;
-        pid_t pid = program_start("create i --new-key k --iter-time 20000");
+        pid_t pid = program_start("create i --new-key k --iter-time 6000");
         wait_until_it_runs(pid);
         for (int j = 0; j < 300 && !file_exists("k"); j++)
             usleep(10000);
