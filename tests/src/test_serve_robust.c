@@ -1,5 +1,13 @@
 #include "serve_rig.h"
 
+#if defined(__SANITIZE_ADDRESS__) /* gcc */
+#define WITH_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) /* clang */
+#define WITH_ADDRESS_SANITIZER
+#endif
+#endif
+
 enum { INDEX = 0x01800010 };
 
 /* A fixed sequence, so that a failure can be repeated. */
@@ -232,7 +240,7 @@ static void memory_stays_where_it_is(void **state)
     (void)state;
     static uint8_t blob[BLOB_ROOM];
     size_t n, rss[3] = {0};
-#ifdef __SANITIZE_ADDRESS__
+#ifdef WITH_ADDRESS_SANITIZER
     print_message("missing: a build whose freed memory is used again (no address sanitizer)\n");
     skip();
 #endif
