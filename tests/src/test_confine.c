@@ -152,15 +152,16 @@ static void confined_process_keeps_what_it_needs(void **state)
 /* --- other threads, and the end --- */
 
 struct gate {
-    int open_it; /* eventfd */
+    int runs, open_it; /* eventfds */
     int result;
 };
 
 static void *opens_later(void *arg)
 {
     struct gate *g = arg;
-    uint64_t n;
-    if (read(g->open_it, &n, sizeof(n)) != (ssize_t)sizeof(n))
+    uint64_t n = 1;
+    if (write(g->runs, &n, sizeof(n)) != (ssize_t)sizeof(n) ||
+        read(g->open_it, &n, sizeof(n)) != (ssize_t)sizeof(n))
         return NULL;
     int fd = open("/dev/null", O_RDONLY);
     g->result = fd < 0 ? errno : 0;
@@ -175,12 +176,13 @@ static void all_threads_are_confined(void **state)
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        struct gate g = {.open_it = eventfd(0, 0)};
+        struct gate g = {.runs = eventfd(0, 0), .open_it = eventfd(0, 0)};
         struct err e;
         pthread_t t;
         uint64_t one = 1;
-        if (pthread_create(&t, NULL, opens_later, &g) != 0 || confine(&nowhere, &e) < 0 ||
-            write(g.open_it, &one, sizeof(one)) < 0)
+        /* It has started: sanitizers ask the kernel about a thread that starts. */
+        if (pthread_create(&t, NULL, opens_later, &g) != 0 || read(g.runs, &one, sizeof(one)) < 0 ||
+            confine(&nowhere, &e) < 0 || write(g.open_it, &one, sizeof(one)) < 0)
             _exit(2);
         pthread_join(t, NULL);
         _exit(g.result == EPERM ? 0 : 1);
