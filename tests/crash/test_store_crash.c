@@ -9,6 +9,7 @@
  *
  *     test_store_crash            at least 50 000 states, in seconds
  *     test_store_crash --long     a million and more
+ *     test_store_crash --long K N the K-th of N parts of that, from 0
  */
 #include <errno.h>
 #include <stdio.h>
@@ -587,13 +588,15 @@ static void some_failing_work(void)
         failing_work(some[i].first, some[i].second, &faults[some[i].fault], some[i].owner_dies);
 }
 
-static void all_failing_work(void)
+static void all_failing_work(unsigned part, unsigned n_parts)
 {
+    unsigned i = 0;
     for (size_t how = 0; how < sizeof(faults) / sizeof(faults[0]); how++)
         for (enum op first = OP_SMALL; first <= OP_NOTHING; first++)
             for (enum op second = OP_SMALL; second <= OP_NOTHING; second++)
                 for (unsigned dies = 0; dies < 2; dies++)
-                    failing_work(first, second, &faults[how], dies);
+                    if (i++ % n_parts == part)
+                        failing_work(first, second, &faults[how], dies);
 }
 
 /* The layout and sizes of a real TPM, sampled. */
@@ -624,14 +627,21 @@ static void print_tally(const char *what)
 int main(int argc, char **argv)
 {
     thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
-    steady_work(thorough ? 300 : 24);
+    unsigned part = argc == 4 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+    unsigned n_parts = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : 1;
+    if (n_parts == 0 || part >= n_parts || (argc > 1 && !thorough)) {
+        fprintf(stderr, "usage: test_store_crash [--long [PART OF]]\n");
+        return 2;
+    }
+    random_bits += (uint64_t)part << 32; /* other commits in each part */
+    steady_work(thorough ? 300 / n_parts : 24);
     print_tally("steady work");
     if (thorough)
-        all_failing_work();
+        all_failing_work(part, n_parts);
     else
         some_failing_work();
     print_tally("and failing storage");
-    real_sizes(thorough ? 40 : 2);
+    real_sizes(thorough ? 40 / n_parts : 2);
     print_tally("in all");
     return tally.lost || tally.mixed || tally.forgotten || tally.stuck;
 }
