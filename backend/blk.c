@@ -173,6 +173,21 @@ void blk_rw_free(struct blk_rw *w)
     free(w);
 }
 
+void blk_unclaim(struct blk_rw **w, struct blk **ret)
+{
+    struct blk *b = (*w)->b;
+    b->ops->release(b->ctx);
+    b->claimed = false;
+    free(*w);
+    *w = NULL;
+    *ret = b;
+}
+
+bool blk_claim_is_enough(const struct blk *b)
+{
+    return !b->ops->exclusive || b->ops->exclusive(b->ctx);
+}
+
 const struct blk *blk_of(const struct blk_rw *w)
 {
     return w->b;

@@ -35,6 +35,8 @@ struct blk_ops {
     void (*direct)(void *ctx); /* see blk_write_direct(); NULL: not here */
     /* The size now, asked once the claim is held. NULL: it never changes. */
     int (*size)(void *ctx, uint64_t *ret, struct err *e);
+    /* See blk_claim_is_enough(). NULL: it is. */
+    bool (*exclusive)(void *ctx);
 };
 
 enum blk_mode { BLK_READ_ONLY, BLK_READ_WRITE };
@@ -51,8 +53,9 @@ int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char
 void blk_free(struct blk *b);
 DEFINE_OWNED(blk);
 
-uint64_t blk_size(const struct blk *b);    /* at open, refreshed by blk_claim */
-const char *blk_name(const struct blk *b); /* escaped, for messages */
+uint64_t blk_size(const struct blk *b); /* at open, refreshed by blk_claim */
+enum { BLK_NAME_BYTES = 200 };
+const char *blk_name(const struct blk *b); /* escaped, for messages; shorter than that */
 void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino); /* 0 0: no file */
 bool blk_is_claimed(const struct blk *b); /* what is read now was not read before the claim */
 
@@ -65,6 +68,13 @@ int blk_read(const struct blk *b, struct host at, void *buf, size_t n, struct er
 int blk_claim(struct blk **b, struct blk_rw **ret, struct err *e) MUST_CHECK;
 void blk_rw_free(struct blk_rw *w); /* lets the claim go, closes */
 DEFINE_OWNED(blk_rw);
+/* Lets the claim go and keeps the storage open: it can be claimed again. */
+void blk_unclaim(struct blk_rw **w, struct blk **ret);
+
+/* Does the claim keep every other writer out? It does for a file on a file system of this machine.
+ * On network file systems and block devices another machine, or another name of the device, may
+ * grant the same locks: there the store looks for other owners before it writes. */
+bool blk_claim_is_enough(const struct blk *b);
 
 const struct blk *blk_of(const struct blk_rw *w); /* for reading; borrowed */
 int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n,

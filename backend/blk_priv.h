@@ -23,7 +23,6 @@ int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mod
 int blk_claim_unnamed(struct blk **b, struct blk_rw **ret, struct err *e) MUST_CHECK;
 
 /* Text in the place of a path, short enough to leave room for the message: its end is kept. */
-enum { BLK_NAME_BYTES = 200 };
 void blk_name_of(const char *path, char ret[BLK_NAME_BYTES]);
 
 #endif

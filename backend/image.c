@@ -1,5 +1,6 @@
 #include "backend/image.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -7,32 +8,152 @@ enum {
     DIGEST_COST_SHARE = 8, /* the digest costs an eighth of the slot, as qemu-img has it */
 };
 
-/* From an open blk to the disk whose reference sector matched: everything that reads takes this
- * way, with a claim below it or without. */
-static int attach(const struct blk *b, const struct secret *pass, size_t pass_bytes,
-                  const struct watch *watch, struct qcow_disk **ret, struct err *e)
+struct image_file {
+    struct blk *blk;
+};
+struct image {
+    struct blk *blk; /* NULL: a store has it */
+    struct volume_key *key;
+    char name[BLK_NAME_BYTES];
+};
+
+int image_file_open(const char *path, struct image_file **ret, struct err *e)
 {
-    OWNED(qcow_image) img = NULL;
-    OWNED(volume_key) key = NULL;
+    OWNED(image_file) f = calloc(1, sizeof(*f));
+    if (!f)
+        return err_nomem(e, "an image");
+    if (blk_open(path, BLK_READ_WRITE, &f->blk, e) < 0)
+        return -1;
+    *ret = MOVE(f);
+    return 0;
+}
+
+void image_file_free(struct image_file *f)
+{
+    if (!f)
+        return;
+    blk_free(f->blk);
+    free(f);
+}
+
+void image_free(struct image *i)
+{
+    if (!i)
+        return;
+    volume_key_free(i->key);
+    blk_free(i->blk);
+    free(i);
+}
+
+const char *image_name(const struct image *i)
+{
+    return i->name;
+}
+
+const struct volume_key *image_key(const struct image *i)
+{
+    return i->key;
+}
+
+static int image_new(const struct blk *b, struct image **ret, struct err *e)
+{
+    struct image *i = calloc(1, sizeof(*i));
+    if (!i)
+        return err_nomem(e, "an image");
+    (void)snprintf(i->name, sizeof(i->name), "%s", blk_name(b));
+    *ret = i;
+    return 0;
+}
+
+/* From an open image and its key to the disk whose reference sector matched: everything that reads
+ * takes this way, with a claim below it or without. */
+static int attach(struct qcow_image **img, const struct volume_key *key, struct qcow_disk **ret,
+                  struct err *e)
+{
+    OWNED(volume_key) copy = NULL;
     OWNED(qcow_volume) volume = NULL;
-    if (qcow_open(b, &img, e) < 0 || qcow_recover(img, pass, pass_bytes, watch, &key, e) < 0 ||
-        qcow_unlock(&img, &key, &volume, e) < 0)
+    if (volume_key_copy(key, &copy, e) < 0 || qcow_unlock(img, &copy, &volume, e) < 0)
         return -1;
     return qcow_attach(&volume, ret, e);
+}
+
+/* From a claimed image to a store. Takes the claim on success. */
+static int open_store(struct blk_rw **w, struct qcow_image **img, const struct volume_key *key,
+                      struct store **ret, struct err *e)
+{
+    OWNED(qcow_disk) disk = NULL;
+    OWNED(qcow_disk_rw) disk_rw = NULL;
+    if (attach(img, key, &disk, e) < 0 || qcow_arm(&disk, w, &disk_rw, e) < 0)
+        return -1;
+    if (store_open(&disk_rw, ret, e) == 0)
+        return 0;
+    qcow_disarm(&disk_rw, w);
+    return -1;
+}
+
+int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_bytes,
+                 const struct watch *watch, struct image **ret, struct err *e)
+{
+    OWNED(qcow_image) img = NULL;
+    OWNED(image) i = NULL;
+    if (image_new((*f)->blk, &i, e) < 0 || qcow_open((*f)->blk, &img, e) < 0 ||
+        qcow_recover(img, pass, pass_bytes, watch, &i->key, e) < 0)
+        return -1;
+    i->blk = MOVE((*f)->blk);
+    image_file_free(MOVE(*f));
+    *ret = MOVE(i);
+    return 0;
+}
+
+int image_look(const struct image *i, struct store_look **ret, struct err *e)
+{
+    OWNED(qcow_image) img = NULL;
+    OWNED(qcow_disk) disk = NULL;
+    if (qcow_open(i->blk, &img, e) < 0 || attach(&img, i->key, &disk, e) < 0)
+        return -1;
+    return store_look(disk, ret, e);
+}
+
+int image_claim(struct image *i, struct store **ret, struct err *e)
+{
+    OWNED(qcow_image) img = NULL;
+    struct blk_rw *w = NULL;
+    if (blk_claim(&i->blk, &w, e) < 0)
+        return -1;
+    if (qcow_open(blk_of(w), &img, e) == 0 && open_store(&w, &img, i->key, ret, e) == 0)
+        return 0;
+    qcow_image_free(MOVE(img)); /* it borrows what is given back */
+    blk_unclaim(&w, &i->blk);
+    return -1;
+}
+
+void image_release(struct image *i, struct store **s)
+{
+    store_release(s, &i->blk);
+}
+
+int image_open_claimed(const char *path, const struct secret *pass, size_t pass_bytes,
+                       const struct watch *watch, struct image **ret_image, struct store **ret,
+                       struct err *e)
+{
+    OWNED(blk) b = NULL;
+    OWNED(blk_rw) w = NULL;
+    OWNED(image) i = NULL;
+    OWNED(qcow_image) img = NULL;
+    if (blk_open(path, BLK_READ_WRITE, &b, e) < 0 || image_new(b, &i, e) < 0 ||
+        blk_claim(&b, &w, e) < 0 || qcow_open(blk_of(w), &img, e) < 0 ||
+        qcow_recover(img, pass, pass_bytes, watch, &i->key, e) < 0 ||
+        open_store(&w, &img, i->key, ret, e) < 0)
+        return -1;
+    *ret_image = MOVE(i);
+    return 0;
 }
 
 int image_open_store(const char *path, const struct secret *pass, size_t pass_bytes,
                      const struct watch *watch, struct store **ret, struct err *e)
 {
-    OWNED(blk) b = NULL;
-    OWNED(blk_rw) w = NULL;
-    OWNED(qcow_disk) disk = NULL;
-    OWNED(qcow_disk_rw) disk_rw = NULL;
-    if (blk_open(path, BLK_READ_WRITE, &b, e) < 0 || blk_claim(&b, &w, e) < 0 ||
-        attach(blk_of(w), pass, pass_bytes, watch, &disk, e) < 0 ||
-        qcow_arm(&disk, &w, &disk_rw, e) < 0)
-        return -1;
-    return store_open(&disk_rw, ret, e);
+    OWNED(image) i = NULL;
+    return image_open_claimed(path, pass, pass_bytes, watch, &i, ret, e);
 }
 
 int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
@@ -40,11 +161,15 @@ int image_verify(const char *path, const struct secret *pass, size_t pass_bytes,
 {
     struct image_report report = {0};
     OWNED(blk) b = NULL;
+    OWNED(qcow_image) img = NULL;
+    OWNED(volume_key) key = NULL;
     OWNED(qcow_disk) disk = NULL;
-    if (blk_open(path, BLK_READ_ONLY, &b, e) < 0 ||
-        attach(b, pass, pass_bytes, watch, &disk, e) < 0 ||
-        store_inspect(disk, &report.store, e) < 0)
+    OWNED(store_look) look = NULL;
+    if (blk_open(path, BLK_READ_ONLY, &b, e) < 0 || qcow_open(b, &img, e) < 0 ||
+        qcow_recover(img, pass, pass_bytes, watch, &key, e) < 0 ||
+        attach(&img, key, &disk, e) < 0 || store_look(disk, &look, e) < 0)
         return -1;
+    store_look_stats(look, &report.store);
     if (full && qcow_check_image(qcow_disk_image(disk), &report.check, e) < 0)
         return -1;
     report.facts = *qcow_disk_facts(disk);

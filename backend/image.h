@@ -1,18 +1,61 @@
 /* The whole way, in one call each: from a path and a passphrase to a store, and a new image.
  *
- * image_open_store() is the one initialisation path: cold start, migration target and the library
- * all come through it. A failed call leaves the file's bytes and mtime alone, and no lock.
+ *     path --image_file_open--> image_file --image_unlock--> image --image_claim--> store
+ *                                                              ^                      |
+ *                                                              +---- image_release ---+
+ *
+ * An image_file is open for reading and writing, not claimed, and nothing of it was read. A struct
+ * image proves that a passphrase opened it; it keeps the open file and the volume key, and nothing
+ * else that was read: whatever is believed about the content was read after the claim. While a
+ * store lives that was made from it, that store has the file.
+ *
+ * Every store is made by the same code (cold start, migration target, take-back, the library). A
+ * failed call leaves the file's bytes and mtime alone, and no lock.
  */
 #ifndef NVKEEP_BACKEND_IMAGE_H
 #define NVKEEP_BACKEND_IMAGE_H
 
 #include "backend/store.h"
 
-/* Claim, validate, recover the key, verify the reference sector, find the newest state. */
+struct image_file;
+struct image;
+
+/* As blk_open(); ERR_LOCKED is not looked for. */
+int image_file_open(const char *path, struct image_file **ret, struct err *e) MUST_CHECK;
+void image_file_free(struct image_file *f);
+DEFINE_OWNED(image_file);
+
+/* Takes the file on success; lock-free, reads only. What the file is not yet, while somebody copies
+ * it, is told from what is wrong: ERR_STATE_EMPTY (no bytes, or zeroes where the header should be),
+ * ERR_STATE_CORRUPT (cut off; key material that is all zeroes). ERR_KEY_WRONG, and what qcow_open()
+ * refuses. */
+int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_bytes,
+                 const struct watch *watch, struct image **ret, struct err *e) MUST_CHECK;
+void image_free(struct image *i); /* after the store that has its file */
+DEFINE_OWNED(image);
+const char *image_name(const struct image *i); /* escaped, for messages */
+const struct volume_key *image_key(const struct image *i);
+
+/* What is in it now, without a claim: milliseconds, any number of times, nothing changes. */
+int image_look(const struct image *i, struct store_look **ret, struct err *e) MUST_CHECK;
+
+/* Claims, and reads everything afresh: header, tables, the reference sector (whose MAC proves the
+ * key once more), the newest state. Milliseconds. ERR_LOCKED: somebody else has it.
+ * ERR_STORAGE: it was deleted or replaced (its name leads to another file). */
+int image_claim(struct image *i, struct store **ret, struct err *e) MUST_CHECK;
+/* Frees the store, lets the claim go, keeps the file open. */
+void image_release(struct image *i, struct store **s);
+
+/* All of it at once, the claim first: somebody who stays out is not made to stretch a passphrase
+ * before he is told. The second keeps no image: the store is let go by freeing it. */
+int image_open_claimed(const char *path, const struct secret *pass, size_t pass_bytes,
+                       const struct watch *watch, struct image **ret_image, struct store **ret,
+                       struct err *e) MUST_CHECK;
 int image_open_store(const char *path, const struct secret *pass, size_t pass_bytes,
                      const struct watch *watch, struct store **ret, struct err *e) MUST_CHECK;
 
-/* The same without a claim, reading only; usable while another process runs on the image. */
+/* The same without a claim, reading only (the file need not be writable); usable while another
+ * process runs on the image. */
 struct image_report {
     struct ref_facts facts;
     struct store_stats store;
@@ -24,10 +67,11 @@ int image_verify(const char *path, const struct secret *pass, size_t pass_bytes,
 struct image_create {
     const char *path;
     enum device_kind device;
-    uint64_t size;                    /* of the decrypted disk, bytes; 0: IMAGE_DEFAULT_BYTES */
-    unsigned cluster_bits;            /* 0: 16 */
-    uint32_t iterations;              /* of the key slot */
-    const struct state_change *first; /* what the new store holds */
+    uint64_t size;         /* of the decrypted disk, bytes; 0: IMAGE_DEFAULT_BYTES */
+    unsigned cluster_bits; /* 0: 16 */
+    uint32_t iterations;   /* of the key slot */
+    const struct state_change
+        *first; /* what the new store holds; nothing: it waits for a migration */
 };
 #define IMAGE_DEFAULT_BYTES (UINT64_C(1) << 20)
 

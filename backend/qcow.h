@@ -73,6 +73,8 @@ int qcow_arm(struct qcow_disk **d, struct blk_rw **w, struct qcow_disk_rw **ret,
              struct err *e) MUST_CHECK;
 void qcow_disk_rw_free(struct qcow_disk_rw *d);
 DEFINE_OWNED(qcow_disk_rw);
+/* Frees the disk; the claim that it had is the caller's again. */
+void qcow_disarm(struct qcow_disk_rw **d, struct blk_rw **ret);
 const struct qcow_disk *qcow_disk_of(const struct qcow_disk_rw *d); /* borrowed */
 /* Encrypts buf in place, whatever the outcome, and writes it: one pwrite per run of clusters that
  * lie one after the other in the file. Not durable before qcow_disk_flush(). */

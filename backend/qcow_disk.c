@@ -397,6 +397,14 @@ int qcow_arm(struct qcow_disk **d, struct blk_rw **w, struct qcow_disk_rw **ret,
     return 0;
 }
 
+void qcow_disarm(struct qcow_disk_rw **d, struct blk_rw **ret)
+{
+    struct blk_rw *w = MOVE((*d)->w);
+    qcow_disk_rw_free(*d);
+    *d = NULL;
+    *ret = w;
+}
+
 const struct qcow_disk *qcow_disk_of(const struct qcow_disk_rw *d)
 {
     return d->d;

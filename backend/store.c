@@ -14,7 +14,7 @@ enum {
     LEAST_STATE_BYTES = 160 * 1024,
     LEAST_LOG_SECTORS = 128,
     MOST_LOG_SECTORS = 4096, /* opening reads all of it */
-    INSPECT_TRIES = 5,
+    LOOK_TRIES = 5,
 };
 
 struct store {
@@ -59,14 +59,29 @@ void store_free(struct store *s)
     free(s);
 }
 
-const uint8_t *store_get(const struct store *s, enum blob_kind kind, size_t *ret_bytes)
+void store_release(struct store **s, struct blk **ret)
+{
+    struct blk_rw *w;
+    qcow_disarm(&(*s)->disk, &w);
+    store_free(*s);
+    *s = NULL;
+    blk_unclaim(&w, ret);
+}
+
+static const uint8_t *content_get(const struct store_content *c, enum blob_kind kind,
+                                  size_t *ret_bytes)
 {
     static const uint8_t empty[1];
     size_t i = (size_t)kind - 1;
-    if (i >= N_BLOBS || !s->now.present[i])
+    if (i >= N_BLOBS || !c->present[i])
         return NULL;
-    *ret_bytes = s->now.n[i];
-    return s->now.n[i] > 0 ? secret_peek(s->now.blob[i]) : empty;
+    *ret_bytes = c->n[i];
+    return c->n[i] > 0 ? secret_peek(c->blob[i]) : empty;
+}
+
+const uint8_t *store_get(const struct store *s, enum blob_kind kind, size_t *ret_bytes)
+{
+    return content_get(&s->now, kind, ret_bytes);
 }
 
 const struct ref_facts *store_facts(const struct store *s)
@@ -100,22 +115,79 @@ void store_stats(const struct store *s, struct store_stats *ret)
     fill_stats(&s->at, &s->now, layout_of(s), ret);
 }
 
-int store_inspect(const struct qcow_disk *d, struct store_stats *ret, struct err *e)
+static void fill_mark(const struct scan_result *at, struct store_mark *ret)
 {
+    *ret = (struct store_mark){.generation = at->generation, .epoch = at->epoch};
+    memcpy(ret->mac, at->mac, sizeof(ret->mac));
+}
+
+void store_mark(const struct store *s, struct store_mark *ret)
+{
+    fill_mark(&s->at, ret);
+}
+
+bool store_mark_equal(const struct store_mark *a, const struct store_mark *b)
+{
+    return a->generation == b->generation && a->epoch == b->epoch &&
+           memcmp(a->mac, b->mac, sizeof(a->mac)) == 0;
+}
+
+/* --- without a claim --- */
+
+struct store_look {
+    struct ref_facts facts;
+    struct scan_result at;
+    struct store_content content;
+};
+
+void store_look_free(struct store_look *l)
+{
+    if (!l)
+        return;
+    content_clear(&l->content);
+    free(l);
+}
+
+int store_look(const struct qcow_disk *d, struct store_look **ret, struct err *e)
+{
+    OWNED(store_look) l = calloc(1, sizeof(*l));
+    if (!l)
+        return err_nomem(e, "the state of a TPM");
+    l->facts = *qcow_disk_facts(d);
     for (unsigned try = 1;; try++) {
-        __attribute__((cleanup(content_clear))) struct store_content content = {0};
         OWNED(secret) record = NULL;
-        struct scan_result found;
-        if (store_load(d, &found, &content, &record, e) == 0) {
-            fill_stats(&found, &content, &qcow_disk_facts(d)->layout, ret);
-            return 0;
-        }
-        if (e->kind != ERR_STATE_CORRUPT || try == INSPECT_TRIES)
+        if (store_load(d, &l->at, &l->content, &record, e) == 0)
+            break;
+        if (e->kind != ERR_STATE_CORRUPT || try == LOOK_TRIES)
             return -1;
         /* What looks like damage may be a commit that we saw half of. */
         nanosleep(&(struct timespec){.tv_nsec = (long)try * 1000000}, NULL);
     }
+    *ret = MOVE(l);
+    return 0;
 }
+
+const uint8_t *store_look_get(const struct store_look *l, enum blob_kind kind, size_t *ret_bytes)
+{
+    return content_get(&l->content, kind, ret_bytes);
+}
+
+const struct ref_facts *store_look_facts(const struct store_look *l)
+{
+    return &l->facts;
+}
+
+void store_look_stats(const struct store_look *l, struct store_stats *ret)
+{
+    fill_stats(&l->at, &l->content, &l->facts.layout, ret);
+}
+
+void store_look_mark(const struct store_look *l, struct store_mark *ret)
+{
+    fill_mark(&l->at, ret);
+}
+
+/* --- commits --- */
 
 /* The state as it would be after the change. */
 static int view_after(const struct store *s, const struct state_change *change,

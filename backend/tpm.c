@@ -22,7 +22,7 @@ static bool kind_of(uint32_t tpm_number, const char *name, enum blob_kind *ret)
 {
     static const char *const names[] = {TPM_PERMANENT_ALL_NAME, TPM_VOLATILESTATE_NAME,
                                         TPM_SAVESTATE_NAME};
-    for (size_t i = 0; i < N_BLOBS; i++) {
+    for (size_t i = 0; i < N_TPM_BLOBS; i++) {
         if (tpm_number != 0 || strcmp(name, names[i]) != 0)
             continue;
         *ret = (enum blob_kind)(i + 1);
@@ -188,7 +188,7 @@ int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what, stru
     static const unsigned types[] = {TPMLIB_STATE_PERMANENT, TPMLIB_STATE_VOLATILE,
                                      TPMLIB_STATE_SAVE_STATE};
     unsigned ask = 0;
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (kinds & 1u << i && tpm_is_shown(t, (enum blob_kind)(i + 1)))
             ask |= types[i];
     TPM_RESULT rc = TPMLIB_ValidateState((enum TPMLIB_StateType)ask, 0);

@@ -25,8 +25,8 @@ struct tpm;
 
 /* The blobs of one TPM at one instant; NULL: there is none of that kind. */
 struct tpm_blobs {
-    struct secret *blob[N_BLOBS]; /* index: kind - 1 */
-    size_t n[N_BLOBS];            /* a secret may be longer than its blob */
+    struct secret *blob[N_TPM_BLOBS]; /* index: kind - 1 */
+    size_t n[N_TPM_BLOBS];            /* a secret may be longer than its blob */
 };
 void tpm_blobs_clear(struct tpm_blobs *b);
 
@@ -39,8 +39,31 @@ int tpm_new(struct store **s, struct tpm **ret, struct err *e) MUST_CHECK;
 void tpm_free(struct tpm *t);
 DEFINE_OWNED(tpm);
 
+/* A TPM that waits for its state: it has no store yet, is off, and cannot be powered on before it
+ * has one. Blobs can be staged. */
+int tpm_new_waiting(enum device_kind kind, struct tpm **ret, struct err *e) MUST_CHECK;
+
+/* A TPM lends its store and gets it (or a newer claim over the same state) back. Without one it
+ * keeps everything it has in memory, on or off, and runs no command: tpm_process() answers as for a
+ * failed storage. tpm_take_store() takes the store on success; ERR_STATE_FOREIGN: it is that of
+ * another kind of TPM. While on, the caller vouches that it holds the state that was lent. While
+ * off, libtpms is asked whether it can read it, as in tpm_new(); with a staged set that is
+ * not asked, for the set replaces it. */
+struct store *tpm_lend_store(struct tpm *t);
+int tpm_take_store(struct tpm *t, struct store **s, struct err *e) MUST_CHECK;
+
+/* Is this state one that libtpms can read? Nothing is kept. Only while off, with nothing staged. */
+int tpm_try(struct tpm *t, const struct store_look *l, struct err *e) MUST_CHECK;
+
+/* Committed with the next power-on (and its staged set), or at once. */
+void tpm_set_origin(struct tpm *t, const uint8_t *p, size_t n);
+int tpm_commit_origin(struct tpm *t, const uint8_t *p, size_t n, struct err *e) MUST_CHECK;
+
+uint32_t tpm_library_version(void);      /* libtpms: major << 16 | minor << 8 | micro */
+unsigned tpm_kinds(const struct tpm *t); /* blobs it has: bit (kind - 1) */
+
 enum device_kind tpm_kind(const struct tpm *t);
-const struct store *tpm_store(const struct tpm *t);
+const struct store *tpm_store(const struct tpm *t); /* NULL: lent, or not there yet */
 
 /* Buffer size for commands and responses as the emulator asks for it; clamped to what libtpms can.
  * Only while off, except want = 0, which asks. */

@@ -67,7 +67,7 @@ void tpm_lib_terminate(void);
  * for. Only while off. */
 int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what,
                      struct err *e) MUST_CHECK;
-enum { TPM_ALL_BLOBS = (1 << N_BLOBS) - 1 };
+enum { TPM_ALL_BLOBS = (1 << N_TPM_BLOBS) - 1 };
 
 /* *e for a result with which libtpms refused a state. Returns -1. */
 int tpm_lib_refusal(uint32_t rc, const char *what, struct err *e);

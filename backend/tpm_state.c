@@ -75,7 +75,7 @@ int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e)
     if (bare_new(kind, &t, e) < 0 || manufacture(t, e) < 0)
         return -1;
     struct tpm_blobs blobs = {0};
-    for (size_t i = 0; i < N_BLOBS; i++) {
+    for (size_t i = 0; i < N_TPM_BLOBS; i++) {
         size_t n;
         if (!tpm_shown(t, (enum blob_kind)(i + 1), &n))
             continue;
@@ -89,7 +89,7 @@ int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e)
 
 void tpm_blobs_clear(struct tpm_blobs *b)
 {
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         secret_free(b->blob[i]);
     *b = (struct tpm_blobs){0};
 }

@@ -49,6 +49,16 @@ static int volume_key_new(const struct luks_cipher *how, struct volume_key **ret
     return 0;
 }
 
+int volume_key_copy(const struct volume_key *k, struct volume_key **ret, struct err *e)
+{
+    OWNED(volume_key) copy = NULL;
+    if (volume_key_new(&k->how, &copy, e) < 0)
+        return -1;
+    memcpy(secret_bytes(copy->bytes), secret_peek(k->bytes), k->how.key_bytes);
+    *ret = MOVE(copy);
+    return 0;
+}
+
 /* Everything secret of one attempt at a slot, in one locked place. */
 struct attempt {
     uint8_t slot_key[LUKS_MAX_KEY_BYTES];

@@ -13,6 +13,8 @@
 struct volume_key;
 void volume_key_free(struct volume_key *k);
 DEFINE_OWNED(volume_key);
+/* For an image that is claimed again later: what it is made for takes its key. */
+int volume_key_copy(const struct volume_key *k, struct volume_key **ret, struct err *e) MUST_CHECK;
 
 /* Tries one active slot. material: its luks_slot_sectors() sectors as they are on disk.
  * 1: *ret is the verified key. 0: not this slot's passphrase. -1: no memory, or stopped by the

@@ -19,6 +19,7 @@
 #define NVKEEP_MIGRATION_BLOB_H
 
 #include "backend/store.h"
+#include "crypto/migration_key.h"
 
 enum blob_form { BLOB_FILE, BLOB_WIRE };
 enum {
@@ -56,6 +57,15 @@ int blob_inner_decode(const struct blob *b, struct blob_part content, struct blo
 /* Both steps for a blob that is plain all the way: the state itself, in place. ERR_KEY_MISSING
  * where a layer is sealed; the message says which key. */
 int blob_plain(const uint8_t *p, size_t n, struct blob_part *ret, struct err *e) MUST_CHECK;
+
+/* The same for a wire blob whose migration layer is sealed with this key (NULL: there is none, as
+ * blob_plain). *ret: the state, *ret_n bytes of it; memory of its own.
+ * ERR_KEY_WRONG; ERR_KEY_UNEXPECTED: a key was given and the blob is plain. */
+int blob_open(const uint8_t *p, size_t n, const struct migration_key *key, struct secret **ret,
+              size_t *ret_n, struct err *e) MUST_CHECK;
+/* A state in a wire blob whose migration layer is sealed. *ret: *ret_n bytes, the whole blob. */
+int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, struct secret **ret,
+              size_t *ret_n, struct err *e) MUST_CHECK;
 
 /* A plain state in its envelope; n is at least 1. */
 size_t blob_encoded_bytes(enum blob_form form, size_t n);

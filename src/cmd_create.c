@@ -101,7 +101,7 @@ static int make(struct plan *p, const struct secret *key, size_t key_bytes,
     struct state_change first = {0};
     if (tpm_manufacture(p->image.device, &blobs, e) < 0)
         return -1;
-    for (unsigned i = 0; i < N_BLOBS; i++)
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++)
         if (blobs.blob[i])
             first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
     p->image.first = &first;

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "crypto/secret.h"
+#include "migration/custody.h"
 #include "src/log.h"
 
 enum { VERIFY_BEFORE_BIND_MS = 400 };
@@ -46,7 +47,13 @@ struct serve_options {
     const char *image;
     struct secret *pass; /* taken: freed as soon as the key was recovered */
     size_t pass_bytes;
-    struct endpoint ctrl, server;
+    bool key_from_admin; /* --key admin: pass comes through the admin socket; until then nothing is
+                            open, and no socket but that one is there */
+    struct endpoint ctrl, server, admin;
+    struct custody_rules rules;          /* --migration, --migration-seal */
+    struct migration_key *migration_key; /* --migration-key; taken; rules borrow it */
+    bool incoming, copied;
+    enum device_kind device; /* DEVICE_TPM20 unless --tpm12; only asked where copied */
     unsigned flags;
     const char *pid_file; /* NULL: none */
     int pid_fd;           /* -1: none */

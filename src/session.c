@@ -254,7 +254,7 @@ static uint32_t set_buffer_size(struct session *s, struct ctrl_job *job)
 
 static bool is_blob_kind(uint32_t kind)
 {
-    return kind >= BLOB_PERMANENT && kind < BLOB_PERMANENT + N_BLOBS;
+    return kind >= BLOB_PERMANENT && kind < BLOB_PERMANENT + N_TPM_BLOBS;
 }
 
 /* swtpm's envelope around it, as it travels. */

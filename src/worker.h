@@ -46,6 +46,11 @@ struct ctrl_job *worker_done(struct worker *w); /* NULL: none */
 /* Borrowed, for as long as the worker lives. */
 void worker_listen_for_data(struct worker *w, int listener);
 
+/* The reply of a job with is_last has left, or its client has gone before. */
+void worker_sent(struct worker *w, bool sent);
+/* What happened, in order; false: nothing (more). Rings worker_fd(). */
+bool worker_next_event(struct worker *w, struct session_event *ret);
+
 /* Makes a running TPM command end early. */
 void worker_cancel(struct worker *w);
 /* Finish what is running, do what is queued, power off in order, let the claim go. Verification is

@@ -85,7 +85,7 @@ static struct store *double_with(enum device_kind kind, const struct tpm_blobs *
     struct store *s = calloc(1, sizeof(*s));
     assert_non_null(s);
     s->facts.device = kind;
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (b->blob[i])
             double_put(s, (enum blob_kind)(i + 1), secret_peek(b->blob[i]), b->n[i]);
     return s;

@@ -232,7 +232,9 @@ static void inspecting_sees_what_the_running_owner_sees(void **state)
         OWNED(qcow_disk) d = NULL;
         struct store_stats seen, own = stats_of(s);
         assert_int_equal(store_image_disk(&im, &d, &e), 0);
-        assert_int_equal(store_inspect(d, &seen, &e), 0);
+        OWNED(store_look) look = NULL;
+        assert_int_equal(store_look(d, &look, &e), 0);
+        store_look_stats(look, &seen);
         assert_memory_equal(&seen, &own, sizeof(seen));
         fill(big + 10 * i, 100 * (i % 4), i);
         commit(s, set(BLOB_PERMANENT, big, 3000));

@@ -78,8 +78,8 @@ static void saved_state_comes_and_goes_in_the_store(void **state)
 static void all_three_blobs_move_to_another_tpm(void **state)
 {
     struct fixture *f = *state;
-    struct secret *blob[N_BLOBS] = {NULL};
-    size_t n[N_BLOBS];
+    struct secret *blob[N_TPM_BLOBS] = {NULL};
+    size_t n[N_TPM_BLOBS];
     uint8_t before[20], after[20];
     cmd1_extend(&f->c, 10, digest);
     TPM_OK(&f->run, &f->c);
@@ -88,7 +88,7 @@ static void all_three_blobs_move_to_another_tpm(void **state)
     TPM_OK(&f->run, &f->c);
     cmd1_save_state(&f->c);
     TPM_OK(&f->run, &f->c);
-    for (size_t i = 0; i < N_BLOBS; i++) {
+    for (size_t i = 0; i < N_TPM_BLOBS; i++) {
         assert_int_equal(tpm_export(f->run.t, (enum blob_kind)(i + 1), &blob[i], &n[i], &f->e), 0);
         assert_in_range(n[i], 900, 2000);
     }
@@ -96,7 +96,7 @@ static void all_three_blobs_move_to_another_tpm(void **state)
     tpm_free(f->run.t);
     struct store *s = f->store = new_store(DEVICE_TPM12);
     assert_int_equal(tpm_new(&s, &f->run.t, &f->e), 0);
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         assert_int_equal(
             tpm_stage(f->run.t, (enum blob_kind)(i + 1), secret_peek(blob[i]), n[i], &f->e), 0);
     assert_int_equal(tpm_power_on(f->run.t, true, &f->e), 0);
@@ -104,7 +104,7 @@ static void all_three_blobs_move_to_another_tpm(void **state)
     assert_non_null(f->store->blob[BLOB_SAVESTATE - 1]);
     pcr(f, after);
     assert_memory_equal(before, after, 20);
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         secret_free(blob[i]);
 }
 

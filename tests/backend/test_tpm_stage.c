@@ -25,13 +25,13 @@ static int setup_started(void **state)
 /* --- what is moved from one TPM to another, as plain bytes --- */
 
 struct parcel {
-    uint8_t blob[N_BLOBS][32768];
-    uint32_t n[N_BLOBS];
+    uint8_t blob[N_TPM_BLOBS][32768];
+    uint32_t n[N_TPM_BLOBS];
 };
 
 static void pack(struct fixture *f, struct parcel *ret)
 {
-    for (size_t i = 0; i < N_BLOBS; i++) {
+    for (size_t i = 0; i < N_TPM_BLOBS; i++) {
         OWNED(secret) s = NULL;
         size_t n;
         assert_int_equal(tpm_export(f->run.t, (enum blob_kind)(i + 1), &s, &n, &f->e), 0);
@@ -50,7 +50,7 @@ static int stage(struct fixture *f, enum blob_kind kind, const struct parcel *p)
 
 static void stage_all(struct fixture *f, const struct parcel *p)
 {
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (stage(f, (enum blob_kind)(i + 1), p) != 0)
             fail_msg("%s", f->e.text);
 }

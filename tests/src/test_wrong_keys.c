@@ -51,7 +51,7 @@ static int set_up(void **state)
     memcpy(secret_bytes(f->pass), passphrase, PASS_BYTES);
     if (tpm_manufacture(DEVICE_TPM20, &blobs, &e) < 0)
         fail_msg("%s", e.text);
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (blobs.blob[i])
             first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
     struct image_create what = {

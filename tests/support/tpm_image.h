@@ -52,7 +52,7 @@ static inline void tpm_image_create(struct tpm_image *im, enum device_kind kind,
                                     const struct tpm_blobs *state)
 {
     struct state_change first = {0};
-    for (size_t i = 0; i < N_BLOBS; i++)
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (state->blob[i])
             first.blob[i] = (struct blob_change){
                 .what = BLOB_SET, .p = secret_peek(state->blob[i]), .n = state->n[i]};
