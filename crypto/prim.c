@@ -2,6 +2,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <nettle/cbc.h>
+#include <nettle/gcm.h>
 #include <nettle/md5.h>
 #include <nettle/nettle-meta.h>
 #include <nettle/ripemd160.h>
@@ -347,6 +349,78 @@ void block_encrypt(const struct block_cipher *c, size_t n, uint8_t *dst, const u
 void block_decrypt(const struct block_cipher *c, size_t n, uint8_t *dst, const uint8_t *src)
 {
     c->how->decrypt(c->decrypt, n, dst, src);
+}
+
+void block_cbc_encrypt(const struct block_cipher *c, const uint8_t iv[16], size_t n, uint8_t *dst,
+                       const uint8_t *src)
+{
+    uint8_t running[16];
+    assert(c->how->block_size == sizeof(running) && n % sizeof(running) == 0);
+    memcpy(running, iv, sizeof(running));
+    cbc_encrypt(c->encrypt, c->how->encrypt, sizeof(running), running, n, dst, src);
+}
+
+void block_cbc_decrypt(const struct block_cipher *c, const uint8_t iv[16], size_t n, uint8_t *dst,
+                       const uint8_t *src)
+{
+    uint8_t running[16];
+    assert(c->how->block_size == sizeof(running) && n % sizeof(running) == 0);
+    memcpy(running, iv, sizeof(running));
+    cbc_decrypt(c->decrypt, c->how->decrypt, sizeof(running), running, n, dst, src);
+}
+
+/* ---- authenticated encryption ---- */
+
+_Static_assert((int)AEAD_KEY_BYTES == AES256_KEY_SIZE && (int)AEAD_NONCE_BYTES == GCM_IV_SIZE &&
+                   (int)AEAD_TAG_BYTES == GCM_DIGEST_SIZE,
+               "what the header promises");
+
+/* The key with its tables, in secret memory: ready for the content. */
+static int gcm_begin(const uint8_t *key, const uint8_t *nonce, struct span ad, struct secret **ret,
+                     struct err *e)
+{
+    OWNED(secret) home = NULL;
+    if (secret_new(sizeof(struct gcm_aes256_ctx), &home, e) < 0)
+        return -1;
+    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
+    gcm_aes256_set_key(c, key);
+    gcm_aes256_set_iv(c, GCM_IV_SIZE, nonce);
+    gcm_aes256_update(c, ad.n, ad.p);
+    *ret = MOVE(home);
+    return 0;
+}
+
+int aead_seal(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_BYTES],
+              struct span ad, struct span plain, uint8_t *ret, uint8_t ret_tag[AEAD_TAG_BYTES],
+              struct err *e)
+{
+    OWNED(secret) home = NULL;
+    if (gcm_begin(key, nonce, ad, &home, e) < 0)
+        return -1;
+    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
+    if (plain.n > 0)
+        gcm_aes256_encrypt(c, plain.n, ret, plain.p);
+    gcm_aes256_digest(c, GCM_DIGEST_SIZE, ret_tag);
+    return 0;
+}
+
+int aead_open(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_BYTES],
+              struct span ad, struct span cipher, const uint8_t tag[AEAD_TAG_BYTES], uint8_t *ret,
+              struct err *e)
+{
+    OWNED(secret) home = NULL;
+    uint8_t wanted[AEAD_TAG_BYTES];
+    if (gcm_begin(key, nonce, ad, &home, e) < 0)
+        return -1;
+    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
+    if (cipher.n > 0)
+        gcm_aes256_decrypt(c, cipher.n, ret, cipher.p);
+    gcm_aes256_digest(c, GCM_DIGEST_SIZE, wanted);
+    bool right = equal_constant_time(wanted, tag, sizeof(wanted));
+    wipe(wanted, sizeof(wanted));
+    if (!right && cipher.n > 0)
+        wipe(ret, cipher.n);
+    return right;
 }
 
 /* ---- randomness ---- */

@@ -84,6 +84,24 @@ DEFINE_OWNED(block_cipher);
 void block_encrypt(const struct block_cipher *c, size_t n, uint8_t *dst, const uint8_t *src);
 void block_decrypt(const struct block_cipher *c, size_t n, uint8_t *dst, const uint8_t *src);
 
+/* CBC over whole blocks of a cipher with blocks of 16 bytes; the iv stays as it is. */
+void block_cbc_encrypt(const struct block_cipher *c, const uint8_t iv[16], size_t n, uint8_t *dst,
+                       const uint8_t *src);
+void block_cbc_decrypt(const struct block_cipher *c, const uint8_t iv[16], size_t n, uint8_t *dst,
+                       const uint8_t *src);
+
+/* AES-256-GCM [SP 800-38D]. A key and a nonce together are used for one message and never again.
+ * They fail (ERR_STORAGE) before anything is written. */
+enum { AEAD_KEY_BYTES = 32, AEAD_NONCE_BYTES = 12, AEAD_TAG_BYTES = 16 };
+/* ret: as many bytes as plain; apart from it. */
+int aead_seal(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_BYTES],
+              struct span ad, struct span plain, uint8_t *ret, uint8_t ret_tag[AEAD_TAG_BYTES],
+              struct err *e) MUST_CHECK;
+/* 1: the tag is right, and ret holds as many bytes as cipher; 0: it is not, and ret was wiped. */
+int aead_open(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_BYTES],
+              struct span ad, struct span cipher, const uint8_t tag[AEAD_TAG_BYTES], uint8_t *ret,
+              struct err *e) MUST_CHECK;
+
 /* Bytes from the kernel's generator. If randomness fails, this fails. */
 int random_bytes(void *ret, size_t n, struct err *e) MUST_CHECK;
 
