@@ -2,7 +2,7 @@
  *
  *     full  = u8 number of blobs present, then of each, in ascending order of kind:
  *             u8 kind, u32 length, bytes
- *     delta = u8 number of blobs changed (1 to 3), then of each, in ascending order of kind:
+ *     delta = u8 number of blobs changed (1 to 4), then of each, in ascending order of kind:
  *             u8 kind, u8 present; and where present is 1: u32 new length, u16 number of ops, ops
  *     op    = u8 1 (copy), u32 offset in the old blob, u32 length
  *           | u8 2 (literal), u32 length, bytes

@@ -54,7 +54,7 @@ static void assert_same_state(const struct state_view *a, const struct state_vie
     }
 }
 
-enum { DELTA_ROOM = 3 * (BLOB_MAX_BYTES + 64) };
+enum { DELTA_ROOM = N_BLOBS * (BLOB_MAX_BYTES + 64) };
 static uint8_t payload[DELTA_ROOM];
 
 /* Encodes, decodes and applies; returns the delta's length. */
@@ -283,18 +283,18 @@ static void malformed_full_states_are_refused(void **state)
 {
     static const struct {
         const char *what;
-        uint8_t bytes[16];
+        uint8_t bytes[32];
         size_t n;
     } cases[] = {
         {"nothing", {0}, 0},
         {"trailing byte", {0, 0}, 2},
         {"kind 0", {1, 0, 0, 0, 0, 0}, 6},
-        {"kind 4", {1, 4, 0, 0, 0, 0}, 6},
+        {"kind 5", {1, 5, 0, 0, 0, 0}, 6},
         {"a kind twice", {2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0}, 11},
         {"descending kinds", {2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0}, 11},
         {"length beyond the end", {1, 1, 0, 0, 0, 2, 7}, 7},
         {"length of 4 GiB", {1, 1, 0xff, 0xff, 0xff, 0xff, 7}, 7},
-        {"four blobs", {4, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0}, 16},
+        {"five blobs", {5, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 4, 0, 0, 0, 0}, 21},
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -318,7 +318,7 @@ static void malformed_deltas_are_refused(void **state)
         {"nothing", {0}, 0},
         {"no blob", {0}, 1},
         {"kind 0", {1, 0, 0}, 3},
-        {"kind 4", {1, 4, 0}, 3},
+        {"kind 5", {1, 5, 0}, 3},
         {"present is 2", {1, 1, 2, 0, 0, 0, 0, 0, 0}, 9},
         {"a kind twice", {2, 1, 0, 1, 0}, 5},
         {"trailing byte", {1, 1, 0, 0}, 4},

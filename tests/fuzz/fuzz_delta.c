@@ -1,4 +1,4 @@
-/* Input: three bytes, the lengths of the old blobs in units of 16 (0: absent); the rest is a
+/* Input: four bytes, the lengths of the old blobs in units of 16 (0: absent); the rest is a
  * payload. It is decoded as a delta to those blobs and as a full state; what is accepted is applied
  * and must have the promised lengths. Then the payload's two halves are an old and a new blob:
  * their difference must bring one to the other. */
@@ -81,7 +81,7 @@ static void as_two_blobs(const uint8_t *p, size_t n)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     struct state_view old = {0};
-    if (n < 3)
+    if (n < N_BLOBS)
         return 0;
     for (size_t i = 0; i < N_BLOBS; i++) {
         size_t len = (size_t)bytes[i] * 16;
@@ -90,10 +90,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
             p[j] = (uint8_t)(j * 7 + i);
         old.blob[i] = (struct blob_view){len > 0, p, len};
     }
-    as_delta(bytes_in(bytes + 3, n - 3), &old);
-    as_state(bytes_in(bytes + 3, n - 3));
-    if (n > 3)
-        as_two_blobs(bytes + 3, n - 3);
+    as_delta(bytes_in(bytes + N_BLOBS, n - N_BLOBS), &old);
+    as_state(bytes_in(bytes + N_BLOBS, n - N_BLOBS));
+    if (n > N_BLOBS)
+        as_two_blobs(bytes + N_BLOBS, n - N_BLOBS);
     for (size_t i = 0; i < N_BLOBS; i++)
         free((void *)(uintptr_t)old.blob[i].p);
     return 0;

@@ -280,6 +280,26 @@ class Sector:
         return (self.generation, self.epoch, self.kind, self.bytes, self.mac)
 
 
+class Origin:
+    def __init__(self, raw):
+        if len(raw) != 132:
+            raise Damage("the origin's length")
+        version, self.how, self.used, zero = raw[:4]
+        self.lineage, self.set, self.image = raw[4:20], raw[20:36], raw[36:52]
+        self.generation, self.epoch = struct.unpack(">QQ", raw[52:68])
+        self.mac = raw[68:100]
+        if version != 1 or self.how not in (1, 2) or self.used > 1 or zero or any(raw[100:]) or \
+                self.how == 2 and not self.used:
+            raise Damage("the origin's fields")
+        if not self.generation and (self.epoch or any(self.mac)):
+            raise Damage("an origin without a generation")
+
+    def facts(self):
+        return {"how": self.how, "used": self.used, "lineage": self.lineage.hex(),
+                "set": self.set.hex(), "image": self.image.hex(), "generation": self.generation,
+                "epoch": self.epoch, "mac": self.mac.hex()}
+
+
 class Store:
     def __init__(self, key, areas):
         self.key = key
@@ -386,7 +406,9 @@ def read(image, passphrase):
     if disk.instance != reference.instance:
         raise Damage("the extension's instance")
     store = Store(reference.record_key, [disk.sectors(*area) for area in reference.areas])
+    origin = Origin(store.blobs[4]).facts() if 4 in store.blobs else None
     return {
+        "origin": origin,
         "instance": reference.instance.hex(),
         "device": reference.device,
         "generation": store.generation,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "backend/image.h"
+#include "backend/store_origin.h"
 
 enum { MOST = 9000, SIZE = 1 << 19 };
 
@@ -35,13 +36,45 @@ static void hex(const uint8_t *p, size_t n)
         printf("%02x", p[i]);
 }
 
-static void print_store(const struct store *s)
+static void print_field(const char *name, const uint8_t *p, size_t n)
+{
+    printf("\"%s\": \"", name);
+    hex(p, n);
+    printf("\", ");
+}
+
+static int print_origin(const struct store *s, struct err *e)
+{
+    struct store_origin o;
+    size_t n;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    if (!p) {
+        printf("\"origin\": null, ");
+        return 0;
+    }
+    if (origin_decode(p, n, &o, e) < 0)
+        return -1;
+    printf("\"origin\": {");
+    print_field("lineage", o.lineage, sizeof(o.lineage));
+    print_field("set", o.set, sizeof(o.set));
+    print_field("image", o.image, sizeof(o.image));
+    print_field("mac", o.from.mac, sizeof(o.from.mac));
+    printf("\"how\": %d, \"used\": %d, \"generation\": %" PRIu64 ", \"epoch\": %" PRIu64 "}, ",
+           (int)o.how, o.used, o.from.generation, o.from.epoch);
+    return 0;
+}
+
+static int print_store(const struct store *s)
 {
     const struct ref_facts *f = store_facts(s);
     struct store_stats st;
     const char *comma = "";
+    struct err e;
     store_stats(s, &st);
-    printf("{\"blobs\": {");
+    printf("{");
+    if (print_origin(s, &e) < 0)
+        return failed(&e);
+    printf("\"blobs\": {");
     for (unsigned kind = 1; kind <= N_BLOBS; kind++) {
         size_t n;
         uint8_t digest[SHA256_BYTES];
@@ -60,6 +93,24 @@ static void print_store(const struct store *s)
     hex(f->instance, sizeof(f->instance));
     printf("\", \"log_used\": %" PRIu64 ", \"records\": %" PRIu64 ", \"torn\": %" PRIu64 "}\n",
            st.log_used, st.n_records, st.torn_sectors);
+    return 0;
+}
+
+/* As after a hand-over, or its first use. */
+static struct state_change next_origin(size_t n[N_BLOBS])
+{
+    const size_t i = BLOB_ORIGIN - 1;
+    struct state_change c = {0};
+    struct store_origin o = {.how = ORIGIN_HANDED_OVER,
+                             .used = draw(2),
+                             .from = {.generation = 1 + draw(9), .epoch = 1 + draw(9)}};
+    for (size_t k = 0; k < 16; k++)
+        o.lineage[k] = o.set[k] = o.image[k] = (uint8_t)(1 + draw(255));
+    memset(o.from.mac, (int)draw(256), sizeof(o.from.mac));
+    origin_encode(&o, blob[i]);
+    n[i] = ORIGIN_BYTES;
+    c.blob[i] = (struct blob_change){BLOB_SET, blob[i], n[i]};
+    return c;
 }
 
 /* A change to one blob: bytes, a stretch inserted or cut out, all of it, or gone. */
@@ -68,6 +119,8 @@ static struct state_change next_change(size_t n[N_BLOBS])
     struct state_change c = {0};
     size_t i = draw(3) ? 0 : 1 + draw(2), at = n[i] ? draw((uint32_t)n[i]) : 0;
     uint32_t what = draw(8);
+    if (draw(10) == 0)
+        return next_origin(n);
     if (what == 0 && i > 0) {
         n[i] = 0;
         c.blob[i].what = BLOB_DELETE;
@@ -116,8 +169,7 @@ static int make(const char *path, const struct secret *pass, size_t pass_bytes, 
         if (image_open_store(path, pass, pass_bytes, NULL, &s, &e) < 0)
             return failed(&e);
     }
-    print_store(s);
-    return 0;
+    return print_store(s);
 }
 
 static int secret_of(const char *text, struct secret **ret, struct err *e)
@@ -147,6 +199,5 @@ int main(int argc, char **argv)
     }
     if (image_open_store(argv[2], pass, strlen(text), NULL, &s, &e) < 0)
         return failed(&e);
-    print_store(s);
-    return 0;
+    return print_store(s);
 }
