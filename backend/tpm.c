@@ -37,7 +37,7 @@ static TPM_RESULT on_init(void)
 }
 
 /* TPM_RETRY means "there is none", and makes libtpms manufacture a TPM where that is said of the
- * permanent state: it is never said of a TPM that has a store. */
+ * permanent state: it is never said but while one is being manufactured. */
 static TPM_RESULT on_load(unsigned char **ret, uint32_t *ret_bytes, uint32_t number,
                           const char *name)
 {
@@ -47,7 +47,7 @@ static TPM_RESULT on_load(unsigned char **ret, uint32_t *ret_bytes, uint32_t num
         return TPM_FAIL;
     const uint8_t *p = tpm_shown(live, kind, &n);
     if (!p)
-        return kind == BLOB_PERMANENT && live->store ? TPM_FAIL : TPM_RETRY;
+        return kind == BLOB_PERMANENT && !live->manufacturing ? TPM_FAIL : TPM_RETRY;
     unsigned char *copy = n > 0 && n <= BLOB_MAX_BYTES ? malloc(n) : NULL;
     if (!copy)
         return TPM_FAIL;
@@ -229,6 +229,11 @@ bool tpm_lib_run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, size_t *re
     *ret_bytes = n;
     *ret_code = code;
     return true;
+}
+
+uint32_t tpm_library_version(void)
+{
+    return TPMLIB_GetVersion();
 }
 
 void tpm_cancel(void)

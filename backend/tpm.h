@@ -17,7 +17,7 @@
 #ifndef NVKEEP_BACKEND_TPM_H
 #define NVKEEP_BACKEND_TPM_H
 
-#include "backend/store.h"
+#include "backend/store_origin.h"
 
 enum { TPM_BUFFER_BYTES = 4096, TPM_LOCALITY_MAX = 4 };
 
@@ -55,9 +55,9 @@ int tpm_take_store(struct tpm *t, struct store **s, struct err *e) MUST_CHECK;
 /* Is this state one that libtpms can read? Nothing is kept. Only while off, with nothing staged. */
 int tpm_try(struct tpm *t, const struct store_look *l, struct err *e) MUST_CHECK;
 
-/* Committed with the next power-on (and its staged set), or at once. */
-void tpm_set_origin(struct tpm *t, const uint8_t *p, size_t n);
-int tpm_commit_origin(struct tpm *t, const uint8_t *p, size_t n, struct err *e) MUST_CHECK;
+/* Where the state came from: committed with the next power-on (and its staged set), or at once. */
+void tpm_set_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES]);
+int tpm_commit_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES], struct err *e) MUST_CHECK;
 
 uint32_t tpm_library_version(void);      /* libtpms: major << 16 | minor << 8 | micro */
 unsigned tpm_kinds(const struct tpm *t); /* blobs it has: bit (kind - 1) */

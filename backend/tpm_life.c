@@ -134,6 +134,8 @@ static int commit_start(struct tpm *t, bool drop_volatile, struct err *e)
     if (drop_volatile)
         change.blob[BLOB_VOLATILE - 1].what =
             store_get(t->store, BLOB_VOLATILE, &n) ? BLOB_DELETE : BLOB_KEEP;
+    if (t->has_origin)
+        change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, t->origin, ORIGIN_BYTES};
     bool debt_alone = changes_nothing(&change);
     if (debt_alone && blob_set_is_empty(&t->owed))
         return 0;
@@ -149,13 +151,15 @@ static int commit_start(struct tpm *t, bool drop_volatile, struct err *e)
     return 0;
 }
 
-int tpm_power_on(struct tpm *t, bool drop_volatile, struct err *e)
+static int power_on(struct tpm *t, bool drop_volatile, struct err *e)
 {
     tpm_power_off(t);
     if (t->refused.kind != ERR_NONE) {
         *e = t->refused;
         return -1;
     }
+    if (!t->store)
+        return err_set(e, ERR_USAGE, "the TPM has no store to be powered on from");
     if (!tpm_is_shown(t, BLOB_PERMANENT))
         return err_set(e, ERR_STATE_EMPTY, "the store holds no TPM; only `create` makes one");
     if (start(t, e) < 0) {
@@ -173,6 +177,13 @@ int tpm_power_on(struct tpm *t, bool drop_volatile, struct err *e)
     t->maybe_orderly = true;
     t->shut_down = false;
     return 0;
+}
+
+int tpm_power_on(struct tpm *t, bool drop_volatile, struct err *e)
+{
+    int r = power_on(t, drop_volatile, e);
+    t->has_origin = false;
+    return r;
 }
 
 void tpm_power_off(struct tpm *t)
@@ -251,6 +262,10 @@ int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_
         refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
         *e = t->stuck;
         return -1;
+    }
+    if (t->power == TPM_ON && !t->store) {
+        refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
+        return 0;
     }
     if (t->power == TPM_ON && locality <= TPM_LOCALITY_MAX && cmd_bytes <= TPM_BUFFER_BYTES) {
         t->locality = locality;
@@ -335,7 +350,7 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     struct err e;
     if (t->power == TPM_OFF)
         return RESULT_BAD_ORDINAL;
-    if (t->power == TPM_STUCK)
+    if (t->power == TPM_STUCK || !t->store)
         return RESULT_IO_ERROR;
     if (locality > TPM_LOCALITY_MAX)
         return RESULT_BAD_LOCALITY;

@@ -17,7 +17,8 @@
 #include "backend/tpm.h"
 
 struct tpm {
-    struct store *store; /* NULL: a TPM is being manufactured */
+    struct store *store; /* NULL: lent, not there yet, or a TPM is being manufactured */
+    bool manufacturing;
     enum device_kind kind;
     enum { TPM_OFF = 0, TPM_ON, TPM_STUCK } power; /* STUCK: on, and could not be put back */
     struct err stuck;
@@ -29,6 +30,8 @@ struct tpm {
      * commit fails: with a store that refuses, passwords could be tried without end. They go into
      * the store with the next commit, and stay known here until then, also while off. */
     struct blob_set owed;
+    bool has_origin; /* goes with the next power-on */
+    uint8_t origin[ORIGIN_BYTES];
     struct err refused; /* kind set: a staged blob was; repeated until a new set is begun */
 
     uint8_t *before; /* volatile state before the running command, or NULL; libtpms' memory */

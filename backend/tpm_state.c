@@ -72,7 +72,10 @@ static int manufacture(struct tpm *t, struct err *e)
 int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e)
 {
     OWNED(tpm) t = NULL;
-    if (bare_new(kind, &t, e) < 0 || manufacture(t, e) < 0)
+    if (bare_new(kind, &t, e) < 0)
+        return -1;
+    t->manufacturing = true;
+    if (manufacture(t, e) < 0)
         return -1;
     struct tpm_blobs blobs = {0};
     for (size_t i = 0; i < N_TPM_BLOBS; i++) {
@@ -111,6 +114,91 @@ int tpm_new(struct store **s, struct tpm **ret, struct err *e)
     *s = NULL;
     *ret = MOVE(t);
     return 0;
+}
+
+int tpm_new_waiting(enum device_kind kind, struct tpm **ret, struct err *e)
+{
+    OWNED(tpm) t = NULL;
+    if (bare_new(kind, &t, e) < 0 || tpm_lib_attach(t, e) < 0)
+        return -1;
+    *ret = MOVE(t);
+    return 0;
+}
+
+struct store *tpm_lend_store(struct tpm *t)
+{
+    return MOVE(t->store);
+}
+
+static bool is_staged(const struct tpm *t, enum blob_kind kind)
+{
+    const uint8_t *p = NULL;
+    size_t n;
+    return blob_set_get(&t->staged, kind, &p, &n) && p;
+}
+
+int tpm_take_store(struct tpm *t, struct store **s, struct err *e)
+{
+    size_t n;
+    if (store_facts(*s)->device != t->kind)
+        return err_set(e, ERR_STATE_FOREIGN, "the image is for a TPM %s, and this is a TPM %s",
+                       store_facts(*s)->device == DEVICE_TPM20 ? "2.0" : "1.2",
+                       t->kind == DEVICE_TPM20 ? "2.0" : "1.2");
+    t->store = *s;
+    if (t->power == TPM_OFF && !is_staged(t, BLOB_PERMANENT)) {
+        int r = store_get(*s, BLOB_PERMANENT, &n)
+                    ? tpm_lib_validate(t, TPM_ALL_BLOBS, "the stored TPM state", e)
+                    : err_set(e, ERR_STATE_EMPTY, "the store holds no TPM");
+        if (r < 0) {
+            t->store = NULL; /* stays with the caller */
+            return -1;
+        }
+    }
+    *s = NULL;
+    return 0;
+}
+
+int tpm_try(struct tpm *t, const struct store_look *l, struct err *e)
+{
+    int r = 0;
+    if (t->power != TPM_OFF || !blob_set_is_empty(&t->staged))
+        return err_set(e, ERR_USAGE, "the TPM is on, or a state was handed in");
+    for (int kind = BLOB_PERMANENT; kind <= N_TPM_BLOBS && r == 0; kind++) {
+        size_t n = 0;
+        const uint8_t *p = store_look_get(l, (enum blob_kind)kind, &n);
+        if (p)
+            r = blob_set_put(&t->staged, (enum blob_kind)kind, p, n, e);
+        else
+            blob_set_delete(&t->staged, (enum blob_kind)kind);
+    }
+    if (r == 0)
+        r = tpm_lib_validate(t, TPM_ALL_BLOBS, "the stored TPM state", e);
+    blob_set_clear(&t->staged);
+    return r;
+}
+
+void tpm_set_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES])
+{
+    memcpy(t->origin, origin, sizeof(t->origin));
+    t->has_origin = true;
+}
+
+int tpm_commit_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES], struct err *e)
+{
+    struct state_change change = {0};
+    if (!t->store)
+        return err_set(e, ERR_USAGE, "the TPM has no store");
+    change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, origin, ORIGIN_BYTES};
+    return store_commit(t->store, &change, e);
+}
+
+unsigned tpm_kinds(const struct tpm *t)
+{
+    unsigned kinds = t->power == TPM_OFF ? 0 : 1u << (BLOB_VOLATILE - 1);
+    for (int kind = BLOB_PERMANENT; kind <= N_TPM_BLOBS; kind++)
+        if (tpm_is_shown(t, (enum blob_kind)kind))
+            kinds |= 1u << (kind - 1);
+    return kinds;
 }
 
 void tpm_free(struct tpm *t)
@@ -201,6 +289,8 @@ int tpm_store_volatile(struct tpm *t, struct err *e)
     size_t n;
     if (t->power == TPM_OFF)
         return err_set(e, ERR_USAGE, "the TPM is off and has no volatile state");
+    if (!t->store)
+        return err_set(e, ERR_USAGE, "the TPM's state was given away");
     if (export_living_volatile(t, &copy, &n, e) < 0)
         return -1;
     change.blob[BLOB_VOLATILE - 1] =

@@ -70,7 +70,8 @@ int custody_claim(struct custody *c, struct store **ret, struct err *e) MUST_CHE
 /* Against the set that was staged. */
 int custody_take_over(struct custody *c, struct store **ret, struct err *e) MUST_CHECK;
 /* Against what was remembered at release: the same mark, or our own set, stored by whoever received
- * it and never used (the caller marks the store as used again). ERR_LOCKED; ERR_FENCED. */
+ * it and never used. Commits that it was taken back: whoever still holds the set comes too late,
+ * and an owner that could not be kept out is fenced. ERR_LOCKED; ERR_FENCED. */
 int custody_take_back(struct custody *c, struct store **ret, struct err *e) MUST_CHECK;
 /* Nothing is written. remember: for custody_take_back(). */
 void custody_release(struct custody *c, struct store **s, bool remember);
@@ -81,7 +82,7 @@ void custody_release(struct custody *c, struct store **s, bool remember);
 bool custody_unused(const struct store *s, uint8_t ret[ORIGIN_BYTES]);
 
 /* One instant: kinds that exist (bit kind - 1) and libtpms' version. Forgets an earlier one. With
- * armed_ms: ERR_USAGE unless armed. */
+ * armed_ms: ERR_USAGE unless armed. ERR_STATE_CORRUPT: the store's own record of its origin. */
 int custody_export_begin(struct custody *c, const struct store *s, unsigned kinds, uint32_t library,
                          struct err *e) MUST_CHECK;
 /* One blob as it travels: *ret_n bytes of *ret. *ret_encrypted: for the reply's flags. */
@@ -92,6 +93,10 @@ void custody_export_end(struct custody *c);
 
 /* --- what is handed in --- */
 
+/* May the set that was staged replace what is in this store? rewind: an older state is what is
+ * wanted. custody_take_over() asks it with rules.rewind. */
+int custody_accepts_set(const struct custody *c, const struct store *s, bool rewind,
+                        struct err *e) MUST_CHECK;
 /* Opens and checks one blob. *ret: the state in it, *ret_n bytes; NULL and 0: there is none of that
  * kind. On failure the set so far is forgotten. A permanent state begins a new set. */
 int custody_stage(struct custody *c, enum blob_kind kind, const uint8_t *p, size_t n,
@@ -99,12 +104,12 @@ int custody_stage(struct custody *c, enum blob_kind kind, const uint8_t *p, size
 bool custody_set_is_whole(const struct custody *c);
 void custody_forget_set(struct custody *c);
 /* To be committed together with the set: used: it needs no first command any more. */
-int custody_set_origin(const struct custody *c, const struct store *s, bool used,
-                       uint8_t ret[ORIGIN_BYTES], struct err *e) MUST_CHECK;
+void custody_set_origin(const struct custody *c, const struct store *s, bool used,
+                        uint8_t ret[ORIGIN_BYTES]);
 
-/* --- prepared hand-over: texts (base64) of envelopes --- */
+/* --- prepared hand-over: texts (hexadecimal) of envelopes --- */
 
-enum { CUSTODY_TOKEN_MAX = 1024 };
+enum { CUSTODY_TOKEN_MAX = 2048 };
 
 /* The state as it is in the image now, without a claim, for the caller to show to libtpms. Opens
  * the image first where that could not be done yet. *ret NULL: the store holds no TPM yet. */

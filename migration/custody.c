@@ -1,0 +1,213 @@
+#include <string.h>
+
+#include "migration/custody_priv.h"
+
+/* --- making and ending --- */
+
+static int bare_new(const struct custody_rules *rules, struct custody **ret, struct err *e)
+{
+    struct custody *c = calloc(1, sizeof(*c));
+    if (!c)
+        return err_nomem(e, "the custody of a state");
+    c->rules = *rules;
+    c->state = HO_AWAY;
+    *ret = c;
+    return 0;
+}
+
+int custody_new(struct image **i, const struct custody_rules *rules, enum handover_state first,
+                struct custody **ret, struct err *e)
+{
+    OWNED(custody) c = NULL;
+    if (bare_new(rules, &c, e) < 0)
+        return -1;
+    c->state = first;
+    c->image = MOVE(*i);
+    *ret = MOVE(c);
+    return 0;
+}
+
+int custody_await(struct image_file **f, struct secret **pass, size_t pass_bytes,
+                  const struct custody_rules *rules, struct custody **ret, struct err *e)
+{
+    OWNED(custody) c = NULL;
+    if (bare_new(rules, &c, e) < 0)
+        return -1;
+    c->file = MOVE(*f);
+    c->pass = MOVE(*pass);
+    c->pass_bytes = pass_bytes;
+    *ret = MOVE(c);
+    return 0;
+}
+
+void custody_free(struct custody *c)
+{
+    if (!c)
+        return;
+    secret_free(c->pass);
+    image_file_free(c->file);
+    image_free(c->image);
+    free(c);
+}
+
+/* --- the table --- */
+
+enum handover_state custody_state(const struct custody *c)
+{
+    return c->state;
+}
+
+static int refusal(const struct custody *c, enum handover_event v, struct err *e)
+{
+    if (c->state == HO_EXPORTED)
+        return err_set(
+            e, ERR_LOCKED,
+            "the TPM's state is on its way to another host; try again when that is done");
+    if (v == HO_INIT || v == HO_INIT_LOAD) {
+        if (c->state == HO_AWAY || c->state == HO_FENCED)
+            return err_set(e, ERR_STATE_EMPTY,
+                           "this TPM waits for a migration, and no state was handed over yet; to "
+                           "start it from the image, leave `incoming` out of --migration");
+        return err_set(e, ERR_STATE_EMPTY,
+                       "the state that was handed in is not whole, or was refused; hand in all of "
+                       "it, or stop the TPM to go back");
+    }
+    if (c->state == HO_RELEASED || c->state == HO_RECLAIMING)
+        return err_set(e, ERR_USAGE,
+                       "the TPM's state was given away; it can be taken back (LOCK_STORAGE)");
+    if (c->state == HO_FENCED)
+        return err_set(e, ERR_FENCED, "another owner has taken the TPM's state over");
+    return err_set(e, ERR_USAGE, "this cannot be done while the TPM's state is %s",
+                   handover_state_name(c->state));
+}
+
+struct handover_rule custody_rule(const struct custody *c, enum handover_event v, struct err *e)
+{
+    struct handover_rule rule = *handover_look(c->state, v);
+    if (rule.verdict == HO_NO)
+        (void)refusal(c, v, e);
+    return rule;
+}
+
+void custody_enter(struct custody *c, enum handover_state s)
+{
+    c->state = s;
+}
+
+/* --- the claim --- */
+
+static int make_image(struct custody *c, const struct watch *watch, struct err *e)
+{
+    if (c->image)
+        return 0;
+    if (image_unlock(&c->file, c->pass, c->pass_bytes, watch, &c->image, e) < 0)
+        return -1;
+    secret_free(MOVE(c->pass));
+    return 0;
+}
+
+int custody_claim(struct custody *c, struct store **ret, struct err *e)
+{
+    return make_image(c, NULL, e) < 0 ? -1 : image_claim(c->image, ret, e);
+}
+
+void custody_release(struct custody *c, struct store **s, bool remember)
+{
+    c->gave = remember;
+    if (remember) {
+        store_mark(*s, &c->given);
+        memcpy(c->given_set, c->out.set, sizeof(c->given_set));
+        if (c->out.key == 0)
+            custody_set_id(&c->out_digest, c->given_set);
+        custody_disarm(c);
+    }
+    image_release(c->image, s);
+}
+
+int custody_take_over(struct custody *c, struct store **ret, struct err *e)
+{
+    struct store *s = NULL;
+    if (custody_claim(c, &s, e) < 0)
+        return -1;
+    if (custody_accepts_set(c, s, c->rules.rewind, e) < 0) {
+        image_release(c->image, &s);
+        return -1;
+    }
+    *ret = s;
+    return 0;
+}
+
+/* Stored by whoever received it, and never used. */
+static bool is_our_set_unused(const struct custody *c, const struct store *s)
+{
+    struct store_origin o;
+    struct err ignored;
+    size_t n;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    return p && origin_decode(p, n, &o, &ignored) == 0 && o.how == ORIGIN_HANDED_OVER && !o.used &&
+           memcmp(o.set, c->given_set, sizeof(o.set)) == 0;
+}
+
+static int take_back(const struct custody *c, struct store *s, struct err *e)
+{
+    struct store_origin o = {.how = ORIGIN_HANDED_OVER, .used = true, .from = c->given};
+    uint8_t bytes[ORIGIN_BYTES];
+    struct state_change change = {0};
+    struct store_mark now;
+    struct envelope_head head;
+    store_mark(s, &now);
+    if (!store_mark_equal(&now, &c->given) && !is_our_set_unused(c, s))
+        return err_set(e, ERR_FENCED,
+                       "another owner has used the TPM's state since it was given away (generation "
+                       "%llu then, %llu now); this copy is out of date and is not continued",
+                       (unsigned long long)c->given.generation, (unsigned long long)now.generation);
+    if (custody_head(c, s, &head, e) < 0)
+        return -1;
+    memcpy(o.lineage, head.lineage, sizeof(o.lineage));
+    memcpy(o.image, head.image, sizeof(o.image));
+    memcpy(o.set, c->given_set, sizeof(o.set));
+    origin_encode(&o, bytes);
+    change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, bytes, sizeof(bytes)};
+    return store_commit(s, &change, e);
+}
+
+int custody_take_back(struct custody *c, struct store **ret, struct err *e)
+{
+    struct store *s = NULL;
+    if (!c->gave)
+        return err_set(e, ERR_USAGE, "nothing was given away that could be taken back");
+    if (image_claim(c->image, &s, e) < 0)
+        return -1;
+    if (take_back(c, s, e) < 0) {
+        image_release(c->image, &s);
+        return -1;
+    }
+    c->gave = false;
+    *ret = s;
+    return 0;
+}
+
+/* --- looking --- */
+
+int custody_prepare_load(struct custody *c, const struct watch *watch, struct store_look **ret,
+                         struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    size_t n;
+    if (handover_is_claimed(c->state))
+        return err_set(e, ERR_USAGE, "the image is in use here already");
+    if (make_image(c, watch, e) < 0 || image_look(c->image, &look, e) < 0)
+        return -1;
+    if (!store_look_get(look, BLOB_PERMANENT, &n))
+        store_look_free(MOVE(look));
+    *ret = MOVE(look);
+    return 0;
+}
+
+int custody_check_save(const struct custody *c, struct err *e)
+{
+    if (c->state != HO_RUNNING && c->state != HO_LOADED && c->state != HO_EXPORTING)
+        return err_set(e, ERR_USAGE, "the TPM's state is %s: there is nothing to be handed over",
+                       handover_state_name(c->state));
+    return 0;
+}

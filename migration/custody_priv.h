@@ -1,0 +1,58 @@
+/* What the files of custody share; nobody else includes this.
+ *
+ *     custody.c        the image, the claim, the table
+ *     custody_set.c    what is given away, what is handed in
+ *     custody_token.c  prepared hand-over
+ */
+#ifndef NVKEEP_MIGRATION_CUSTODY_PRIV_H
+#define NVKEEP_MIGRATION_CUSTODY_PRIV_H
+
+#include "migration/custody.h"
+
+/* The blobs of a set by their digests: names a set that travels without an envelope. */
+struct set_digest {
+    uint8_t part[N_TPM_BLOBS][SHA256_BYTES];
+};
+
+struct custody {
+    struct custody_rules rules;
+    enum handover_state state;
+
+    /* One of them: an image, or what will be one. */
+    struct image *image;
+    struct image_file *file;
+    struct secret *pass;
+    size_t pass_bytes;
+
+    /* What was given away, for taking it back. */
+    bool gave;
+    uint8_t given_set[16];
+    struct store_mark given;
+
+    /* What is being given away. */
+    bool exporting;
+    struct envelope_head out;
+    struct set_digest out_digest;
+
+    /* What is being handed in. */
+    bool staging, sealed;
+    struct envelope_head in; /* sealed: of the blob that began the set */
+    unsigned got;            /* bit (kind - 1) */
+    struct set_digest in_digest;
+
+    /* Prepared hand-over; times of CLOCK_MONOTONIC in milliseconds. */
+    bool offered;
+    uint8_t nonce[16];
+    int64_t armed_until; /* 0: not armed */
+};
+
+struct envelope_keys custody_keys(const struct custody *c);
+/* The image's header fields: where it comes from, which state it is. */
+int custody_head(const struct custody *c, const struct store *s, struct envelope_head *ret,
+                 struct err *e) MUST_CHECK;
+/* Which TPM a store holds: the instance of the image in which that TPM was made. */
+int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts, uint8_t ret[16],
+                    struct err *e) MUST_CHECK;
+void custody_set_id(const struct set_digest *d, uint8_t ret[16]);
+
+#endif
