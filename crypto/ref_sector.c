@@ -1,12 +1,10 @@
 #include "crypto/ref_sector.h"
 
-#include <libtasn1.h>
 #include <string.h>
 
+#include "crypto/der.h"
 #include "crypto/luks_key_priv.h"
 #include "src/base/bytes.h"
-
-extern const asn1_static_node nvkeep_asn1[];
 
 enum {
     VERSION = 1,
@@ -51,12 +49,20 @@ static const struct {
 
 static const char hmac_sha256_oid[] = "1.2.840.113549.2.9";
 
-static const char *device_oid(enum device_kind device)
+const char *device_oid(enum device_kind device)
 {
     for (size_t i = 0; i < ARRAY_LEN(devices); i++)
         if (devices[i].device == device)
             return devices[i].oid;
     return NULL;
+}
+
+enum device_kind device_of_oid(const char *oid)
+{
+    for (size_t i = 0; i < ARRAY_LEN(devices); i++)
+        if (!strcmp(devices[i].oid, oid))
+            return devices[i].device;
+    return 0;
 }
 
 static const char *cipher_oid(const struct luks_cipher *c)
@@ -146,121 +152,29 @@ static int check_layout(const struct store_layout *l, struct err *e)
 
 /* ---- the DER body ---- */
 
-static void own_drop_asn1(asn1_node *n)
+static int body_new(struct der **ret, struct err *e)
 {
-    asn1_delete_structure2(n, ASN1_DELETE_FLAG_ZEROIZE);
-}
-#define OWNED_ASN1 __attribute__((cleanup(own_drop_asn1))) asn1_node
-
-static int asn1_failed(struct err *e, enum err_kind kind, const char *what, int code)
-{
-    return err_set(e, code == ASN1_MEM_ALLOC_ERROR ? ERR_STORAGE : kind,
-                   "reference sector: cannot %s: %s", what, asn1_strerror(code));
-}
-
-/* libtasn1 does not check all of its allocations. All that a body takes (some 20 KiB in small
- * pieces) fits into what is had and given back here, so that the lack of memory is met where it can
- * be reported. */
-static int memory_for_asn1(struct err *e)
-{
-    void *p = malloc(64 << 10);
-    if (!p)
-        return err_nomem(e, "decoding the reference sector");
-    __asm__ volatile("" : : "r"(p) : "memory"); /* or the pair is optimised away */
-    free(p);
-    return 0;
-}
-
-/* The module is ours and sound; what fails while it is loaded or written is memory, whatever
- * libtasn1 calls it. */
-static int body_node(asn1_node *ret_definitions, asn1_node *ret_body, struct err *e)
-{
-    if (memory_for_asn1(e) < 0)
-        return -1;
-    int r = asn1_array2tree(nvkeep_asn1, ret_definitions, NULL);
-    if (r == ASN1_SUCCESS)
-        r = asn1_create_element(*ret_definitions, "NVKEEP.ReferenceSector", ret_body);
-    return r == ASN1_SUCCESS ? 0 : asn1_failed(e, ERR_STORAGE, "load the ASN.1 module", r);
-}
-
-/* Keeps the first error, so that fields can be written one after the other. */
-static void put(asn1_node body, const char *field, const void *value, size_t n, int *r)
-{
-    if (*r == ASN1_SUCCESS)
-        *r = asn1_write_value(body, field, value, (int)n);
-}
-
-static void put_oid(asn1_node body, const char *field, const char *oid, int *r)
-{
-    put(body, field, oid, 1, r);
-}
-
-static void put_u64(asn1_node body, const char *field, uint64_t v, int *r)
-{
-    uint8_t be[9] = {0}; /* a zero in front: INTEGERs have a sign */
-    put_be64(be + 1, v);
-    put(body, field, be, sizeof(be), r);
+    return der_new("NVKEEP.ReferenceSector", "reference sector", ret, e);
 }
 
 static int body_encode(const struct ref_facts *f, const char *cipher, uint8_t ret[BODY_MAX],
                        size_t *ret_n, struct err *e)
 {
-    OWNED_ASN1 definitions = NULL;
-    OWNED_ASN1 body = NULL;
-    int r = ASN1_SUCCESS, n = BODY_MAX;
-    if (body_node(&definitions, &body, e) < 0)
+    OWNED(der) body = NULL;
+    if (body_new(&body, e) < 0)
         return -1;
-    put_u64(body, "version", VERSION, &r);
-    put(body, "instance", f->instance, sizeof(f->instance), &r);
-    put_oid(body, "device", device_oid(f->device), &r);
-    put_oid(body, "cipher", cipher, &r);
-    put_oid(body, "mac", hmac_sha256_oid, &r);
-    put(body, "headerDigest", f->header_digest, sizeof(f->header_digest), &r);
-    put_u64(body, "layout.checkpointA", f->layout.checkpoint[0], &r);
-    put_u64(body, "layout.checkpointB", f->layout.checkpoint[1], &r);
-    put_u64(body, "layout.checkpointSectors", f->layout.checkpoint_sectors, &r);
-    put_u64(body, "layout.log", f->layout.log, &r);
-    put_u64(body, "layout.logSectors", f->layout.log_sectors, &r);
-    if (r == ASN1_SUCCESS)
-        r = asn1_der_coding(body, "", ret, &n, NULL);
-    if (r != ASN1_SUCCESS)
-        return asn1_failed(e, ERR_STORAGE, "encode its body", r);
-    *ret_n = (size_t)n;
-    return 0;
-}
-
-/* Reading keeps going bad in the same way. */
-static void get_bytes(asn1_node body, const char *field, uint8_t *ret, size_t n, int *r)
-{
-    int len = (int)n;
-    if (*r == ASN1_SUCCESS)
-        *r = asn1_read_value(body, field, ret, &len);
-    if (*r == ASN1_SUCCESS && (size_t)len != n)
-        *r = ASN1_VALUE_NOT_VALID;
-}
-
-static uint64_t get_u64(asn1_node body, const char *field, int *r)
-{
-    uint8_t be[9] = {0};
-    int len = sizeof(be);
-    if (*r == ASN1_SUCCESS)
-        *r = asn1_read_value(body, field, be, &len);
-    if (*r == ASN1_SUCCESS && (len < 1 || (be[0] & 0x80) || (len == sizeof(be) && be[0] != 0)))
-        *r = ASN1_VALUE_NOT_VALID;
-    if (*r != ASN1_SUCCESS)
-        return 0;
-    uint64_t v = 0;
-    for (int i = 0; i < len; i++)
-        v = v << 8 | be[i];
-    return v;
-}
-
-static void get_oid(asn1_node body, const char *field, char ret[64], int *r)
-{
-    int len = 64;
-    ret[0] = 0;
-    if (*r == ASN1_SUCCESS)
-        *r = asn1_read_value(body, field, ret, &len);
+    der_put_u64(body, "version", VERSION);
+    der_put_bytes(body, "instance", f->instance, sizeof(f->instance));
+    der_put_oid(body, "device", device_oid(f->device));
+    der_put_oid(body, "cipher", cipher);
+    der_put_oid(body, "mac", hmac_sha256_oid);
+    der_put_bytes(body, "headerDigest", f->header_digest, sizeof(f->header_digest));
+    der_put_u64(body, "layout.checkpointA", f->layout.checkpoint[0]);
+    der_put_u64(body, "layout.checkpointB", f->layout.checkpoint[1]);
+    der_put_u64(body, "layout.checkpointSectors", f->layout.checkpoint_sectors);
+    der_put_u64(body, "layout.log", f->layout.log);
+    der_put_u64(body, "layout.logSectors", f->layout.log_sectors);
+    return der_encode(body, ret, BODY_MAX, ret_n, e);
 }
 
 static int unknown_oid(struct err *e, const char *what, const char *found)
@@ -269,33 +183,30 @@ static int unknown_oid(struct err *e, const char *what, const char *found)
                    "reference sector: %s is %s, which this version does not know", what, found);
 }
 
-static int body_facts(asn1_node body, const struct luks_cipher *cipher, struct ref_facts *ret,
+static int body_facts(struct der *body, const struct luks_cipher *cipher, struct ref_facts *ret,
                       struct err *e)
 {
     struct ref_facts f = {0};
-    char device[64], algorithm[64], mac[64];
-    int r = ASN1_SUCCESS;
-    uint64_t version = get_u64(body, "version", &r);
-    get_bytes(body, "instance", f.instance, sizeof(f.instance), &r);
-    get_oid(body, "device", device, &r);
-    get_oid(body, "cipher", algorithm, &r);
-    get_oid(body, "mac", mac, &r);
-    get_bytes(body, "headerDigest", f.header_digest, sizeof(f.header_digest), &r);
-    f.layout.checkpoint[0] = get_u64(body, "layout.checkpointA", &r);
-    f.layout.checkpoint[1] = get_u64(body, "layout.checkpointB", &r);
-    f.layout.checkpoint_sectors = get_u64(body, "layout.checkpointSectors", &r);
-    f.layout.log = get_u64(body, "layout.log", &r);
-    f.layout.log_sectors = get_u64(body, "layout.logSectors", &r);
-    if (r != ASN1_SUCCESS)
-        return asn1_failed(e, ERR_STATE_CORRUPT, "read its body", r);
+    char device[DER_OID_MAX], algorithm[DER_OID_MAX], mac[DER_OID_MAX];
+    uint64_t version = der_get_u64(body, "version");
+    der_get_bytes(body, "instance", f.instance, sizeof(f.instance));
+    der_get_oid(body, "device", device);
+    der_get_oid(body, "cipher", algorithm);
+    der_get_oid(body, "mac", mac);
+    der_get_bytes(body, "headerDigest", f.header_digest, sizeof(f.header_digest));
+    f.layout.checkpoint[0] = der_get_u64(body, "layout.checkpointA");
+    f.layout.checkpoint[1] = der_get_u64(body, "layout.checkpointB");
+    f.layout.checkpoint_sectors = der_get_u64(body, "layout.checkpointSectors");
+    f.layout.log = der_get_u64(body, "layout.log");
+    f.layout.log_sectors = der_get_u64(body, "layout.logSectors");
+    if (der_got(body, e) < 0)
+        return -1;
 
     if (version != VERSION)
         return err_set(e, ERR_UNSUPPORTED,
                        "reference sector: its body has version %llu, this program knows %d",
                        (unsigned long long)version, VERSION);
-    for (size_t i = 0; i < ARRAY_LEN(devices); i++)
-        if (!strcmp(devices[i].oid, device))
-            f.device = devices[i].device;
+    f.device = device_of_oid(device);
     if (f.device == 0)
         return unknown_oid(e, "the kind of device", device);
     if (strcmp(mac, hmac_sha256_oid))
@@ -311,34 +222,17 @@ static int body_facts(asn1_node body, const struct luks_cipher *cipher, struct r
     return 0;
 }
 
-/* DER has one spelling for each value, and libtasn1 lets some others pass (an INTEGER with zeroes
- * in front): what would be written differently was not written by us. */
-static int check_spelling(const struct ref_facts *f, const char *cipher, const uint8_t *der,
-                          size_t n, struct err *e)
-{
-    uint8_t again[BODY_MAX];
-    size_t len = 0;
-    if (body_encode(f, cipher, again, &len, e) < 0)
-        return -1;
-    return len == n && !memcmp(again, der, n)
-               ? 0
-               : asn1_failed(e, ERR_STATE_CORRUPT, "decode its body", ASN1_DER_ERROR);
-}
-
 static int body_decode(const uint8_t *der, size_t n, const struct luks_cipher *cipher,
                        struct ref_facts *ret, struct err *e)
 {
-    OWNED_ASN1 definitions = NULL;
-    OWNED_ASN1 body = NULL;
+    OWNED(der) body = NULL;
     struct ref_facts f;
-    int len = (int)n;
-    if (body_node(&definitions, &body, e) < 0)
-        return -1;
-    int r = asn1_der_decoding2(&body, der, &len, ASN1_DECODE_FLAG_STRICT_DER, NULL);
-    if (r != ASN1_SUCCESS)
-        return asn1_failed(e, ERR_STATE_CORRUPT, "decode its body", r);
-    if (body_facts(body, cipher, &f, e) < 0 ||
-        check_spelling(&f, cipher_oid(cipher), der, n, e) < 0)
+    uint8_t again[BODY_MAX];
+    size_t again_n = 0;
+    if (body_new(&body, e) < 0 || der_decode(body, der, n, e) < 0 ||
+        body_facts(body, cipher, &f, e) < 0 ||
+        body_encode(&f, cipher_oid(cipher), again, &again_n, e) < 0 ||
+        der_same(body, der, n, again, again_n, e) < 0)
         return -1;
     *ret = f;
     return 0;

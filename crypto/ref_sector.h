@@ -32,6 +32,9 @@
 #include "crypto/sector_cipher.h"
 
 enum device_kind { DEVICE_TPM12 = 1, DEVICE_TPM20 = 2 };
+/* Its object identifier, wherever one is written; NULL and 0 for what is unknown. */
+const char *device_oid(enum device_kind device);
+enum device_kind device_of_oid(const char *oid);
 
 /* Where things lie on the decrypted disk; all in sectors of 512 bytes, all multiples of 8. */
 struct store_layout {

@@ -6,7 +6,7 @@
 # The library, the headers that belong to it, and the file that may see it.
 libraries='
 nettle      ^nettle/                    crypto/prim.c
-libtasn1    ^libtasn1\.h$               crypto/
+libtasn1    ^libtasn1\.h$               crypto/der.c
 libtpms     ^libtpms/                   backend/tpm.c
 libnbd      ^libnbd\.h$                 backend/
 libseccomp  ^(libseccomp/)?seccomp\.h$  src/
