@@ -88,6 +88,9 @@ bool tpm_is_on(const struct tpm *t);
 int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
                 uint8_t *resp, size_t *ret_resp_bytes, struct err *e) MUST_CHECK;
 
+/* The response to a command that cannot be executed now: that of a failed storage. */
+void tpm_refuse(const struct tpm *t, uint8_t *resp, size_t *ret_resp_bytes);
+
 /* Makes the running command end early where libtpms can do that. Any thread. */
 void tpm_cancel(void);
 

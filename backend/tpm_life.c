@@ -202,6 +202,11 @@ static void refuse(const struct tpm *t, enum tpm_refusal why, uint8_t *resp, siz
     *ret_resp_bytes = TPM_HEADER_BYTES;
 }
 
+void tpm_refuse(const struct tpm *t, uint8_t *resp, size_t *ret_resp_bytes)
+{
+    refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
+}
+
 /* Taking it costs several times what the quick commands cost. */
 static bool needs_way_back(const struct tpm *t, const uint8_t *cmd, size_t n)
 {

@@ -192,16 +192,9 @@ int custody_take_back(struct custody *c, struct store **ret, struct err *e)
 int custody_prepare_load(struct custody *c, const struct watch *watch, struct store_look **ret,
                          struct err *e)
 {
-    OWNED(store_look) look = NULL;
-    size_t n;
     if (handover_is_claimed(c->state))
         return err_set(e, ERR_USAGE, "the image is in use here already");
-    if (make_image(c, watch, e) < 0 || image_look(c->image, &look, e) < 0)
-        return -1;
-    if (!store_look_get(look, BLOB_PERMANENT, &n))
-        store_look_free(MOVE(look));
-    *ret = MOVE(look);
-    return 0;
+    return make_image(c, watch, e) < 0 ? -1 : image_look(c->image, ret, e);
 }
 
 int custody_check_save(const struct custody *c, struct err *e)

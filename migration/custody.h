@@ -111,15 +111,15 @@ void custody_set_origin(const struct custody *c, const struct store *s, bool use
 
 enum { CUSTODY_TOKEN_MAX = 2048 };
 
-/* The state as it is in the image now, without a claim, for the caller to show to libtpms. Opens
- * the image first where that could not be done yet. *ret NULL: the store holds no TPM yet. */
+/* The state as it is in the image now, without a claim, for the caller to show to libtpms (where
+ * the store holds a TPM yet). Opens the image first where that could not be done yet. */
 int custody_prepare_load(struct custody *c, const struct watch *watch, struct store_look **ret,
                          struct err *e) MUST_CHECK;
 int custody_check_save(const struct custody *c, struct err *e) MUST_CHECK;
 /* Source: prepare-outgoing. */
 int custody_offer(struct custody *c, const struct store *s, uint32_t library,
                   char ret[CUSTODY_TOKEN_MAX], struct err *e) MUST_CHECK;
-/* Destination: prepare-incoming. look: of custody_prepare_load(), or NULL. library: ours. */
+/* Destination: prepare-incoming. look: of custody_prepare_load(). library: ours. */
 int custody_ready(struct custody *c, const char *offer, const struct store_look *look,
                   uint32_t library, char ret[CUSTODY_TOKEN_MAX], struct err *e) MUST_CHECK;
 /* Source: commit-outgoing. Armed for rules.armed_ms (or a minute). */

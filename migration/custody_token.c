@@ -117,7 +117,8 @@ static int check_same_image(const struct envelope_head *offer, const struct stor
                             struct err *e)
 {
     struct store_mark here;
-    if (!look)
+    size_t n;
+    if (!store_look_get(look, BLOB_PERMANENT, &n))
         return err_set(e, ERR_STATE_EMPTY,
                        "the image holds no TPM yet, and the one that is offered is in this image: "
                        "the copy is not finished");
@@ -135,7 +136,7 @@ static int check_other_image(const struct envelope_head *offer, const struct sto
 {
     uint8_t lineage[16];
     size_t n = 0;
-    if (!look)
+    if (!store_look_get(look, BLOB_PERMANENT, &n))
         return 0;
     const uint8_t *origin = store_look_get(look, BLOB_ORIGIN, &n);
     if (custody_lineage(origin, n, store_look_facts(look), lineage, e) < 0)
@@ -150,7 +151,6 @@ static int check_other_image(const struct envelope_head *offer, const struct sto
 int custody_ready(struct custody *c, const char *offer, const struct store_look *look,
                   uint32_t library, char ret[CUSTODY_TOKEN_MAX], struct err *e)
 {
-    OWNED(store_look) own = NULL;
     struct envelope_head head, ready = {0};
     struct store_stats stats;
     uint64_t wanted;
@@ -162,15 +162,13 @@ int custody_ready(struct custody *c, const char *offer, const struct store_look 
                        "one that is at least as new",
                        head.library >> 16, head.library >> 8 & 0xff, library >> 16,
                        library >> 8 & 0xff);
-    if (image_look(c->image, &own, e) < 0)
-        return -1;
-    const struct ref_facts *facts = store_look_facts(own);
+    const struct ref_facts *facts = store_look_facts(look);
     bool same = memcmp(head.image, facts->instance, sizeof(head.image)) == 0;
     if (head.device != facts->device)
         return err_set(e, ERR_STATE_FOREIGN, "the image is for another kind of TPM");
     if ((same ? check_same_image(&head, look, e) : check_other_image(&head, look, e)) < 0)
         return -1;
-    store_look_stats(own, &stats);
+    store_look_stats(look, &stats);
     if (wanted > stats.checkpoint_bytes)
         return err_set(e, ERR_UNSUPPORTED,
                        "the TPM's state has %llu bytes and the image has room for %llu: make a "

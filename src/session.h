@@ -56,7 +56,7 @@ struct session_event {
 /* A control command on its way through the daemon, with what it carries in both directions. */
 struct ctrl_job {
     struct ctrl_request req;
-    struct admin_call *admin; /* not NULL: this, and no control command; owned */
+    struct admin_call *admin; /* not NULL: this, and no control command; freed with the job */
     bool is_last;             /* its reply completes a set: say so by worker_sent() */
     uint8_t *data;            /* HASH_DATA: the owner of req.data */
     struct secret *blob;      /* SET_STATEBLOB: req.bytes of it */

@@ -40,9 +40,11 @@ bool worker_is_stretching(struct worker *w);
 enum device_kind worker_kind(struct worker *w); /* while SERVING */
 bool worker_data_was_lost(struct worker *w);    /* since it was asked last */
 
-/* Takes the job; it comes back through worker_done(). */
+/* Takes the job; it comes back through worker_done(), or worker_admin_done() where it has a call of
+ * the admin socket. */
 void worker_submit(struct worker *w, struct ctrl_job *job);
 struct ctrl_job *worker_done(struct worker *w); /* NULL: none */
+struct ctrl_job *worker_admin_done(struct worker *w);
 /* Borrowed, for as long as the worker lives. */
 void worker_listen_for_data(struct worker *w, int listener);
 
