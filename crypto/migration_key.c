@@ -7,8 +7,8 @@
 
 enum {
     BLOCK = 16,
-    KEY_MAX = 32,
-    PBKDF2_ITERATIONS = 1000, /* swtpm's */
+    KEY_MAX = MIGRATION_IV_MAX, /* swtpm's IVs are as long as the key */
+    PBKDF2_ITERATIONS = 1000,   /* swtpm's */
 };
 
 struct migration_key {
@@ -66,11 +66,11 @@ static int digit(uint8_t c)
 /* Never the text itself in a message: it may be nearly right. */
 static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret, struct err *e)
 {
-    if (n >= 2 && text[0] == '0' && (text[1] | 0x20) == 'x') {
+    if (n >= 2 && text[0] == '0' && text[1] == 'x') {
         text += 2;
         n -= 2;
     }
-    if (n > 0 && text[n - 1] == '\n')
+    while (n > 0 && memchr(" \t\r\n", text[n - 1], 4))
         n--;
     if (n != bits / 4)
         return err_set(e, ERR_KEY_WRONG,

@@ -1,5 +1,7 @@
 #include "migration/blob.h"
 
+#include <string.h>
+
 #include "src/base/bytes.h"
 
 enum {
@@ -197,20 +199,128 @@ size_t blob_encoded_bytes(enum blob_form form, size_t n)
     return n + (form == BLOB_WIRE ? BLOB_WIRE_OVERHEAD : BLOB_FILE_OVERHEAD);
 }
 
+static void put_header(struct bytes_out *o, unsigned flags, size_t total)
+{
+    bytes_put_u8(o, VERSION);
+    bytes_put_u8(o, LEAST_VERSION);
+    bytes_put_be16(o, HEADER_BYTES);
+    bytes_put_be16(o, (uint16_t)flags);
+    bytes_put_be32(o, (uint32_t)total);
+}
+
+static void put_field_head(struct bytes_out *o, uint16_t tag, size_t n)
+{
+    bytes_put_be16(o, tag);
+    bytes_put_be32(o, (uint32_t)n);
+}
+
+static void put_field(struct bytes_out *o, uint16_t tag, const uint8_t *p, size_t n)
+{
+    put_field_head(o, tag, n);
+    bytes_put(o, p, n);
+}
+
 void blob_encode(enum blob_form form, const uint8_t *state, size_t n, uint8_t *ret)
 {
     size_t total = blob_encoded_bytes(form, n);
     struct bytes_out o = bytes_out(ret, total);
-    bytes_put_u8(&o, VERSION);
-    bytes_put_u8(&o, LEAST_VERSION);
-    bytes_put_be16(&o, HEADER_BYTES);
-    bytes_put_be16(&o, form == BLOB_WIRE ? FLAG_MIGRATION : 0);
-    bytes_put_be32(&o, (uint32_t)total);
-    if (form == BLOB_WIRE) {
-        bytes_put_be16(&o, migration_tags.plain);
-        bytes_put_be32(&o, (uint32_t)(FIELD_BYTES + n));
-    }
-    bytes_put_be16(&o, state_tags.plain);
-    bytes_put_be32(&o, (uint32_t)n);
-    bytes_put(&o, state, n);
+    put_header(&o, form == BLOB_WIRE ? FLAG_MIGRATION : 0, total);
+    if (form == BLOB_WIRE)
+        put_field_head(&o, migration_tags.plain, FIELD_BYTES + n);
+    put_field(&o, state_tags.plain, state, n);
+}
+
+/* --- under a migration key --- */
+
+/* Where a part lies in a secret that begins with it in the end. */
+static void keep_only(struct secret *s, struct blob_part part)
+{
+    memmove(secret_bytes(s), part.p, part.n);
+}
+
+static int copied(struct blob_part state, struct secret **ret, size_t *ret_n, struct err *e)
+{
+    OWNED(secret) s = NULL;
+    if (secret_new(state.n, &s, e) < 0)
+        return -1;
+    keep_only(s, state);
+    *ret = MOVE(s);
+    *ret_n = state.n;
+    return 0;
+}
+
+static int check_key(const struct blob *b, const struct migration_key *key, struct err *e)
+{
+    if (b->form != BLOB_WIRE || !b->layer.sealed)
+        return err_set(e, ERR_KEY_UNEXPECTED,
+                       "the state blob is not encrypted, and a migration key was given: whoever "
+                       "sent it has no migration key; give both hosts the same one, or none");
+    if (b->layer.key_bits != migration_key_bits(key))
+        return err_set(e, ERR_KEY_WRONG,
+                       "the state blob is sealed under a migration key of %u bits, and the one "
+                       "given has %u; give both hosts the same key and mode",
+                       b->layer.key_bits, migration_key_bits(key));
+    return 0;
+}
+
+int blob_open(const uint8_t *p, size_t n, const struct migration_key *key, struct secret **ret,
+              size_t *ret_n, struct err *e)
+{
+    OWNED(secret) content = NULL;
+    struct blob_part plain;
+    struct blob_layer state;
+    struct blob b;
+    size_t bytes = 0;
+    if (!key)
+        return blob_plain(p, n, &plain, e) < 0 ? -1 : copied(plain, ret, ret_n, e);
+    if (blob_decode(p, n, &b, e) < 0 || check_key(&b, key, e) < 0 ||
+        migration_layer_open(key, b.layer.content.p, b.layer.content.n, b.layer.mac.p, b.layer.iv.p,
+                             &content, &bytes, e) < 0 ||
+        blob_inner_decode(&b, (struct blob_part){secret_peek(content), bytes}, &state, e) < 0)
+        return -1;
+    if (state.sealed)
+        return key_missing(&state_tags, e);
+    keep_only(content, state.content);
+    *ret = MOVE(content);
+    *ret_n = state.content.n;
+    return 0;
+}
+
+/* The state as the content of a migration layer: one field. */
+static int inner_encode(const uint8_t *state, size_t n, struct secret **ret, struct err *e)
+{
+    if (secret_new(FIELD_BYTES + n, ret, e) < 0)
+        return -1;
+    struct bytes_out o = bytes_out(secret_bytes(*ret), FIELD_BYTES + n);
+    put_field(&o, state_tags.plain, state, n);
+    return 0;
+}
+
+int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, struct secret **ret,
+              size_t *ret_n, struct err *e)
+{
+    OWNED(secret) inner = NULL;
+    OWNED(secret) blob = NULL;
+    uint8_t mac[MAC_BYTES], iv[MIGRATION_IV_MAX];
+    unsigned key_bits = migration_key_bits(key);
+    if (n == 0 || n > BLOB_MAX_BYTES)
+        return err_set(e, ERR_UNSUPPORTED, "a state of %zu bytes; sealed are 1 to %d", n,
+                       BLOB_MAX_BYTES);
+    size_t sealed = migration_layer_bytes(FIELD_BYTES + n);
+    size_t total = HEADER_BYTES + 3 * FIELD_BYTES + sealed + MAC_BYTES + key_bits / 8;
+    if (inner_encode(state, n, &inner, e) < 0 || secret_new(total, &blob, e) < 0 ||
+        migration_layer_seal(key, secret_peek(inner), FIELD_BYTES + n,
+                             secret_bytes(blob) + HEADER_BYTES + FIELD_BYTES, mac, iv, e) < 0)
+        return -1;
+    struct bytes_out o = bytes_out(secret_bytes(blob), total);
+    put_header(
+        &o, FLAG_MIGRATION | FLAG_MIGRATION_SEALED | (key_bits == 256 ? FLAG_MIGRATION_KEY_256 : 0),
+        total);
+    put_field_head(&o, migration_tags.sealed, sealed);
+    o.n += sealed; /* is there already */
+    put_field(&o, TAG_MAC, mac, sizeof(mac));
+    put_field(&o, migration_tags.iv, iv, key_bits / 8);
+    *ret = MOVE(blob);
+    *ret_n = total;
+    return 0;
 }
