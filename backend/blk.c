@@ -68,6 +68,15 @@ uint64_t blk_size(const struct blk *b)
     return b->size;
 }
 
+int blk_measure(struct blk *b, struct err *e)
+{
+    uint64_t size = b->size;
+    if (b->ops->size && b->ops->size(b->ctx, &size, e) < 0)
+        return err_prefix(e, "%s", b->name);
+    b->size = size;
+    return 0;
+}
+
 const char *blk_name(const struct blk *b)
 {
     return b->name;
@@ -126,16 +135,22 @@ void blk_write_direct(struct blk_rw *w)
 
 /* ---- the claim ---- */
 
+/* What is asked once nobody else can write. */
+static int look_again(struct blk *b, bool named, struct err *e)
+{
+    if (named && b->ops->named && b->ops->named(b->ctx, e) < 0)
+        return err_prefix(e, "%s", b->name);
+    return blk_measure(b, e);
+}
+
 static int claim(struct blk *b, bool named, struct err *e)
 {
-    uint64_t size = b->size;
     if (b->ops->claim(b->ctx, e) < 0)
         return err_prefix(e, "%s", b->name);
-    if (named && b->ops->size && b->ops->size(b->ctx, &size, e) < 0) {
+    if (look_again(b, named, e) < 0) {
         b->ops->release(b->ctx);
-        return err_prefix(e, "%s", b->name);
+        return -1;
     }
-    b->size = size;
     b->claimed = true;
     return 0;
 }

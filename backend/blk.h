@@ -7,7 +7,8 @@
  *
  *     path --blk_open--> blk --blk_claim--> blk_rw          blk_new --blk_publish--> (a name)
  *
- * Nothing is opened twice by path; the descriptor that does the I/O carries the lock. All calls are
+ * Nothing is opened twice by path (a claim looks whether the path still leads to what was opened);
+ * the descriptor that does the I/O carries the lock. All calls are
  * synchronous, and none retries: after a failed flush nothing written since the last good one may
  * be trusted. Offsets and lengths are bytes; any alignment.
  */
@@ -33,8 +34,10 @@ struct blk_ops {
     void (*release)(void *ctx);
     void (*close)(void *ctx);
     void (*direct)(void *ctx); /* see blk_write_direct(); NULL: not here */
-    /* The size now, asked once the claim is held. NULL: it never changes. */
+    /* The size now. NULL: it never changes. */
     int (*size)(void *ctx, uint64_t *ret, struct err *e);
+    /* Asked once the claim is held: 0 if this is still what its name leads to. NULL: it is. */
+    int (*named)(void *ctx, struct err *e);
     /* See blk_claim_is_enough(). NULL: it is. */
     bool (*exclusive)(void *ctx);
 };
@@ -53,7 +56,9 @@ int blk_from_ops(const struct blk_ops *ops, void *ctx, uint64_t size, const char
 void blk_free(struct blk *b);
 DEFINE_OWNED(blk);
 
-uint64_t blk_size(const struct blk *b); /* at open, refreshed by blk_claim */
+uint64_t blk_size(const struct blk *b); /* at open; refreshed by blk_claim and blk_measure */
+/* Without a claim the file may grow or shrink under us, while somebody copies it. */
+int blk_measure(struct blk *b, struct err *e) MUST_CHECK;
 enum { BLK_NAME_BYTES = 200 };
 const char *blk_name(const struct blk *b); /* escaped, for messages; shorter than that */
 void blk_identity(const struct blk *b, uint64_t *ret_dev, uint64_t *ret_ino); /* 0 0: no file */
@@ -63,8 +68,9 @@ bool blk_is_claimed(const struct blk *b); /* what is read now was not read befor
 int blk_read(const struct blk *b, struct host at, void *buf, size_t n, struct err *e) MUST_CHECK;
 
 /* Taken on success (*b becomes NULL). ERR_LOCKED: somebody else holds the image; ERR_USAGE: opened
- * read-only; ERR_STORAGE: locks cannot be had here (we never run unlocked). Two racing openers back
- * off and retry; somebody who stays is reported within a second. */
+ * read-only; ERR_STORAGE: locks cannot be had here (we never run unlocked), or the file was deleted
+ * or another one has its name. Two racing openers back off and retry; what is let go is had within
+ * a millisecond at first; somebody who stays is reported within a second. */
 int blk_claim(struct blk **b, struct blk_rw **ret, struct err *e) MUST_CHECK;
 void blk_rw_free(struct blk_rw *w); /* lets the claim go, closes */
 DEFINE_OWNED(blk_rw);

@@ -1,9 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/fs.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <time.h>
 
 #include "backend/blk_priv.h"
@@ -13,6 +11,7 @@
 
 struct file {
     int fd;
+    char *path; /* to where the path led when it was opened; NULL: not known */
     bool is_device;
     bool direct; /* O_DIRECT is set on fd */
 };
@@ -92,6 +91,7 @@ static void file_close(void *ctx)
 {
     struct file *f = ctx;
     close(f->fd);
+    free(f->path);
     free(f);
 }
 
@@ -175,31 +175,33 @@ static enum verdict try_claim(int fd)
     return r > 0 ? BUSY : REFUSED;
 }
 
-static int64_t now_ms(void)
+static int64_t now_us(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Two who claim at once see each other and both back off; the pauses must differ. Not random in
- * any stronger sense. */
-static void pause_jittered(unsigned round)
-{
-    uint64_t x = ((uint64_t)getpid() << 20) ^ (uint64_t)now_ms() ^ ((uint64_t)round << 40);
-    x = (x ^ (x >> 13)) * UINT64_C(0x9e3779b97f4a7c15);
-    struct timespec t = {0, 5000000 + (long)(x >> 32) % 35000000};
-    (void)nanosleep(&t, NULL);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* Shorter than a daemon waits for the verdict before it binds its sockets: an image that is held is
- * refused before there is anything to connect to. */
-enum { CLAIM_PATIENCE_MS = 300 };
+ * refused before there is anything to connect to. At first eager: whoever hands the image over lets
+ * it go about when we come, and a guest stands still until we have it. */
+enum { CLAIM_PATIENCE_US = 300000, CLAIM_EAGER_US = 30000 };
+
+/* Two who claim at once see each other and both back off; the pauses must differ. Not random in
+ * any stronger sense. */
+static void pause_jittered(unsigned round, bool eager)
+{
+    uint64_t least = eager ? 300000 : 5000000, range = eager ? 600000 : 35000000;
+    uint64_t x = ((uint64_t)getpid() << 20) ^ (uint64_t)now_us() ^ ((uint64_t)round << 40);
+    x = (x ^ (x >> 13)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct timespec t = {0, (long)(least + (x >> 32) % range)};
+    (void)nanosleep(&t, NULL);
+}
 
 static int file_claim(void *ctx, struct err *e)
 {
     const struct file *f = ctx;
-    int64_t until = now_ms() + CLAIM_PATIENCE_MS;
+    int64_t from = now_us();
     for (unsigned round = 0;; round++) {
         enum verdict v = try_claim(f->fd);
         if (v == CLAIMED) {
@@ -210,11 +212,12 @@ static int file_claim(void *ctx, struct err *e)
             return err_sys(e, ERR_STORAGE, errno,
                            "this file system gives no locks (open file description locks), and "
                            "without them two writers could destroy the image");
-        if (now_ms() >= until)
+        int64_t waited = now_us() - from;
+        if (waited >= CLAIM_PATIENCE_US)
             return err_set(e, ERR_LOCKED,
                            "another process is using the image; end it first (`lslocks` may name "
                            "it; `nvkeep info` and `nvkeep verify-key` work meanwhile)");
-        pause_jittered(round);
+        pause_jittered(round, waited < CLAIM_EAGER_US);
     }
 }
 
@@ -224,26 +227,55 @@ static void file_release(void *ctx)
     unlock_all(f->fd);
 }
 
+/* By its end, where a system call filter lets nobody ask a device anything else. */
 static int device_size(int fd, uint64_t *ret)
 {
-    return ioctl(fd, BLKGETSIZE64, ret);
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end < 0)
+        return -1;
+    *ret = (uint64_t)end;
+    return 0;
 }
 
-/* The claim is on the inode. One without a name any more is not what others will open. */
 static int file_size(void *ctx, uint64_t *ret, struct err *e)
 {
     const struct file *f = ctx;
     struct stat st;
-    if (fstat(f->fd, &st) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "asking for the size");
     if (f->is_device) {
         if (device_size(f->fd, ret) < 0)
             return err_sys(e, ERR_STORAGE, errno, "asking for the size of the device");
         return 0;
     }
-    if (st.st_nlink == 0)
-        return err_set(e, ERR_STORAGE, "was deleted or replaced while it was being opened");
+    if (fstat(f->fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "asking for the size");
     *ret = (uint64_t)st.st_size;
+    return 0;
+}
+
+static bool is_same(const struct stat *a, const struct stat *b)
+{
+    if (S_ISBLK(a->st_mode))
+        return S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* The claim is on the inode. One that has no name any more, or whose name leads to another file, is
+ * not what others will open. A name that leads nowhere, or that we may not look at any more, says
+ * nothing. */
+static int file_named(void *ctx, struct err *e)
+{
+    const struct file *f = ctx;
+    struct stat mine, named;
+    if (fstat(f->fd, &mine) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "asking for its identity");
+    if (mine.st_nlink == 0)
+        return err_set(e, ERR_STORAGE,
+                       "was deleted or replaced after it was opened here; what is under this name "
+                       "now is opened by a new start");
+    if (f->path && stat(f->path, &named) == 0 && !is_same(&mine, &named))
+        return err_set(e, ERR_STORAGE,
+                       "was replaced after it was opened here: its name leads to another file now, "
+                       "which is opened by a new start");
     return 0;
 }
 
@@ -255,6 +287,7 @@ static const struct blk_ops file_ops = {
     .release = file_release,
     .close = file_close,
     .size = file_size,
+    .named = file_named,
     .direct = file_direct,
 };
 
@@ -268,12 +301,18 @@ int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mod
     if (!f)
         return err_nomem(e, "an open file");
     *f = (struct file){.fd = *fd, .is_device = is_device};
+    /* Resolved now: directories may change, and a process that is confined has no other way. */
+    OWNED_HEAP char *resolved = realpath(path, NULL);
+    if (!resolved && errno == ENOMEM)
+        return err_nomem(e, "the name of a file");
+    f->path = resolved;
     struct blk_traits traits = {mode, is_device ? st->st_rdev : st->st_dev,
                                 is_device ? 0 : st->st_ino};
     if (blk_new_over(&file_ops, f, size, &traits, path, ret, e) < 0)
         return -1;
     *fd = -1;
-    (void)MOVE(f); /* by file_close() */
+    (void)MOVE(resolved); /* both by file_close() */
+    (void)MOVE(f);
     return 0;
 }
 
