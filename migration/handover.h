@@ -15,10 +15,12 @@
  * (incoming) |               +----- hang-up, STOP, end: let go, nothing was done -----------^
  *    +--blobs--> IDLE_PART, IDLE_SET --INIT: one commit--> RUNNING
  *
- *   any claimed state -- a commit finds another owner's epoch --> FENCED -- STOP --> AWAY
+ *   RELEASED, RECLAIMING, LOADED -- STOP --> RELEASED_OFF -- INIT: nobody else ran --> RUNNING
+ *   any of these -- another owner's epoch was found --> FENCED -- hang-up --> AWAY
  *
  * claimed:      IDLE*, RUNNING, LOADED, EXPORTING, EXPORTED
- * not claimed:  RELEASED, RECLAIMING (the TPM is frozen in memory); AWAY*, FENCED (it is off)
+ * not claimed:  RELEASED, RECLAIMING (the TPM is frozen in memory); RELEASED_OFF, AWAY*, FENCED (it
+ *               is off)
  *
  * *_PART: something was handed in that is not a whole set, or was refused; *_SET: a whole one.
  * LOADED: the state was handed over to us and stored, and no command was executed yet. Until then
@@ -40,6 +42,7 @@ enum handover_state {
     HO_EXPORTED,
     HO_RELEASED,
     HO_RECLAIMING,
+    HO_RELEASED_OFF,
     HO_AWAY,
     HO_AWAY_PART,
     HO_AWAY_SET,
@@ -62,34 +65,41 @@ enum handover_event {
     HO_UNSENT,     /* it will never be: its client has gone */
     HO_LOCK_STORAGE,
     HO_HANGUP, /* the emulator's data connection was lost */
-    HO_FENCE,  /* a commit was refused: ERR_FENCED */
+    HO_FENCE,  /* an action or a commit found another owner: ERR_FENCED (after its own rule) */
     HO_END,    /* SHUTDOWN, or the process ends */
     HO_N_EVENTS
 };
 
-/* What makes the step true. It is done first; only when it succeeded is the next state entered. */
+/* What makes the step true. It is done first; only when it succeeded is the next state entered.
+ * TAKE_BACK* commit in any case, so that a late TAKE_OVER finds another generation also on storage
+ * where claims do not exclude each other. */
 enum handover_action {
     HO_DO_NOTHING,
     HO_DO_START,       /* power on from the claimed store (marked as used, if it is not yet) */
     HO_DO_START_SET,   /* power on with the set: committed as one generation, with its origin */
     HO_DO_CLAIM_START, /* claim, read afresh, then as HO_DO_START */
     HO_DO_TAKE_OVER, /* claim, read afresh, compare with the set, then as HO_DO_START_SET, unused */
-    HO_DO_TAKE_BACK, /* claim, read afresh, same mark as at release or our own set unused: go on */
-    HO_DO_MARK_USED, /* commit that the state that was handed over is in use now */
-    HO_DO_EXPORT,    /* serve from one instant: taken now, if there is none yet */
-    HO_DO_USED_EXPORT, /* HO_DO_MARK_USED, then HO_DO_EXPORT */
-    HO_DO_DROP_EXPORT, /* that instant is over; nothing was given away */
-    HO_DO_DROP_SET,    /* forget what was handed in */
-    HO_DO_POWER_OFF,   /* no orderly shutdown: the guest was reset, or the state is not ours */
-    HO_DO_SHUT_DOWN,   /* the orderly shutdown that the guest forgot; power off; let the claim go */
-    HO_DO_LET_GO,      /* power off, write nothing, let the claim go */
-    HO_DO_RELEASE,     /* let the claim go, the TPM stays frozen in memory; remember the mark */
+    HO_DO_TAKE_BACK, /* claim, read afresh, same mark as at release or our own set unused: mark as
+                        used, go on */
+    HO_DO_TAKE_BACK_START,  /* power off, compare as HO_DO_TAKE_BACK, then as HO_DO_START */
+    HO_DO_TAKE_BACK_EXPORT, /* HO_DO_TAKE_BACK, then HO_DO_EXPORT; if only that fails: release */
+    HO_DO_MARK_USED,        /* commit that the state that was handed over is in use now */
+    HO_DO_EXPORT,           /* serve from one instant: taken now, if there is none yet */
+    HO_DO_USED_EXPORT,      /* HO_DO_MARK_USED, then HO_DO_EXPORT */
+    HO_DO_DROP_EXPORT,      /* that instant is over; nothing was given away */
+    HO_DO_DROP_SET,         /* forget what was handed in */
+    HO_DO_POWER_OFF,        /* no orderly shutdown: the guest was reset, or the state is not ours */
+    HO_DO_SHUT_DOWN, /* the orderly shutdown that the guest forgot; power off; let the claim go */
+    HO_DO_LET_GO,    /* power off, write nothing, forget set and instant, let the claim go; remember
+                        the mark */
+    HO_DO_RELEASE,   /* let the claim go, the TPM stays frozen in memory; remember the mark */
 };
 
 enum handover_verdict {
-    HO_NO = 0, /* refused: not in this state; nothing changes */
-    HO_YES,    /* do the action, then `next` */
-    HO_FROZEN, /* HO_COMMAND: not executed; the TPM answers that it cannot now */
+    HO_FORGOTTEN = 0, /* never there: a test looks for it */
+    HO_NO,            /* refused: not in this state; nothing changes */
+    HO_YES,           /* do the action, then `next` */
+    HO_FROZEN,        /* HO_COMMAND: not executed; the TPM answers that it cannot now */
 };
 
 struct handover_rule {
