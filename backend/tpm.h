@@ -59,6 +59,10 @@ int tpm_try(struct tpm *t, const struct store_look *l, struct err *e) MUST_CHECK
 void tpm_set_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES]);
 int tpm_commit_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES], struct err *e) MUST_CHECK;
 
+/* What an earlier failure of the storage has left to be written again, or to be written at all, is
+ * durable afterwards: the store's newest record is the TPM's permanent state. */
+int tpm_settle(struct tpm *t, struct err *e) MUST_CHECK;
+
 uint32_t tpm_library_version(void);      /* libtpms: major << 16 | minor << 8 | micro */
 unsigned tpm_kinds(const struct tpm *t); /* blobs it has: bit (kind - 1) */
 

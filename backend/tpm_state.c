@@ -192,6 +192,18 @@ int tpm_commit_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES], struct 
     return store_commit(t->store, &change, e);
 }
 
+int tpm_settle(struct tpm *t, struct err *e)
+{
+    struct state_change change = {0};
+    if (!t->store)
+        return err_set(e, ERR_USAGE, "the TPM has no store");
+    blob_set_overlay(&t->owed, &change);
+    if (store_commit(t->store, &change, e) < 0)
+        return -1;
+    blob_set_clear(&t->owed);
+    return 0;
+}
+
 unsigned tpm_kinds(const struct tpm *t)
 {
     unsigned kinds = t->power == TPM_OFF ? 0 : 1u << (BLOB_VOLATILE - 1);

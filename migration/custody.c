@@ -72,7 +72,7 @@ static int refusal(const struct custody *c, enum handover_event v, struct err *e
                        "the state that was handed in is not whole, or was refused; hand in all of "
                        "it, or stop the TPM to go back");
     }
-    if (c->state == HO_RELEASED || c->state == HO_RECLAIMING)
+    if (c->state == HO_RELEASED || c->state == HO_RECLAIMING || c->state == HO_RELEASED_OFF)
         return err_set(e, ERR_USAGE,
                        "the TPM's state was given away; it can be taken back (LOCK_STORAGE)");
     if (c->state == HO_FENCED)
@@ -114,8 +114,10 @@ int custody_claim(struct custody *c, struct store **ret, struct err *e)
 void custody_release(struct custody *c, struct store **s, bool remember)
 {
     c->gave = remember;
-    if (remember) {
+    c->gave_set = remember && c->exporting;
+    if (remember)
         store_mark(*s, &c->given);
+    if (c->gave_set) {
         memcpy(c->given_set, c->out.set, sizeof(c->given_set));
         if (c->out.key == 0)
             custody_set_id(&c->out_digest, c->given_set);
@@ -137,17 +139,6 @@ int custody_take_over(struct custody *c, struct store **ret, struct err *e)
     return 0;
 }
 
-/* Stored by whoever received it, and never used. */
-static bool is_our_set_unused(const struct custody *c, const struct store *s)
-{
-    struct store_origin o;
-    struct err ignored;
-    size_t n;
-    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
-    return p && origin_decode(p, n, &o, &ignored) == 0 && o.how == ORIGIN_HANDED_OVER && !o.used &&
-           memcmp(o.set, c->given_set, sizeof(o.set)) == 0;
-}
-
 static int take_back(const struct custody *c, struct store *s, struct err *e)
 {
     struct store_origin o = {.how = ORIGIN_HANDED_OVER, .used = true, .from = c->given};
@@ -156,7 +147,8 @@ static int take_back(const struct custody *c, struct store *s, struct err *e)
     struct store_mark now;
     struct envelope_head head;
     store_mark(s, &now);
-    if (!store_mark_equal(&now, &c->given) && !is_our_set_unused(c, s))
+    if (!store_mark_equal(&now, &c->given) &&
+        !(c->gave_set && custody_is_unused_set(s, c->given_set)))
         return err_set(e, ERR_FENCED,
                        "another owner has used the TPM's state since it was given away (generation "
                        "%llu then, %llu now); this copy is out of date and is not continued",
@@ -165,7 +157,8 @@ static int take_back(const struct custody *c, struct store *s, struct err *e)
         return -1;
     memcpy(o.lineage, head.lineage, sizeof(o.lineage));
     memcpy(o.image, head.image, sizeof(o.image));
-    memcpy(o.set, c->given_set, sizeof(o.set));
+    if (c->gave_set)
+        memcpy(o.set, c->given_set, sizeof(o.set));
     origin_encode(&o, bytes);
     change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, bytes, sizeof(bytes)};
     return store_commit(s, &change, e);

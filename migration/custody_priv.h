@@ -25,7 +25,7 @@ struct custody {
     size_t pass_bytes;
 
     /* What was given away, for taking it back. */
-    bool gave;
+    bool gave, gave_set; /* a whole set, or only the claim */
     uint8_t given_set[16];
     struct store_mark given;
 
@@ -53,6 +53,8 @@ int custody_head(const struct custody *c, const struct store *s, struct envelope
 /* Which TPM a store holds: the instance of the image in which that TPM was made. */
 int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts, uint8_t ret[16],
                     struct err *e) MUST_CHECK;
+/* Does the store hold this very set, as it was handed over, and never used? */
+bool custody_is_unused_set(const struct store *s, const uint8_t set[16]);
 void custody_set_id(const struct set_digest *d, uint8_t ret[16]);
 
 #endif

@@ -57,6 +57,16 @@ void custody_set_id(const struct set_digest *d, uint8_t ret[16])
     memcpy(ret, digest, 16);
 }
 
+bool custody_is_unused_set(const struct store *s, const uint8_t set[16])
+{
+    struct store_origin o;
+    struct err ignored;
+    size_t n;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    return p && origin_decode(p, n, &o, &ignored) == 0 && o.how == ORIGIN_HANDED_OVER && !o.used &&
+           memcmp(o.set, set, sizeof(o.set)) == 0;
+}
+
 /* --- what is given away --- */
 
 bool custody_unused(const struct store *s, uint8_t ret[ORIGIN_BYTES])
@@ -306,6 +316,9 @@ int custody_accepts_set(const struct custody *c, const struct store *s, bool rew
                        "%s: is for a TPM %s, and the state of a TPM %s is handed over",
                        image_name(c->image), facts->device == DEVICE_TPM20 ? "2.0" : "1.2",
                        c->in.device == DEVICE_TPM20 ? "2.0" : "1.2");
+    /* Stored once already by somebody who then failed: it may be stored again. */
+    if (custody_is_unused_set(s, c->in.set))
+        return 0;
     if (memcmp(c->in.image, facts->instance, sizeof(facts->instance)) != 0)
         return accepts_other(c, s, rewind, e);
     store_mark(s, &now);

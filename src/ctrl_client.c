@@ -41,6 +41,7 @@ struct ctrl_client {
     struct secret *body;
     size_t body_at, body_bytes;
     size_t sent;
+    enum ctrl_client_last last;
 };
 
 int ctrl_client_new(int *fd, struct ctrl_client **ret, struct err *e)
@@ -329,7 +330,16 @@ void ctrl_client_answer(struct ctrl_client *c, struct ctrl_job *job)
     c->body_at = job->state_at;
     c->body_bytes = c->body ? job->reply.bytes : 0;
     c->sent = 0;
+    c->last = job->is_last ? CLIENT_LAST_HERE : CLIENT_NO_LAST;
     c->limit = now_ms() + CTRL_UNREAD_MS;
+}
+
+enum ctrl_client_last ctrl_client_last(struct ctrl_client *c)
+{
+    enum ctrl_client_last last = c->last;
+    if (last == CLIENT_LAST_LEFT)
+        c->last = CLIENT_NO_LAST;
+    return last;
 }
 
 /* False: the client is gone. */
@@ -352,6 +362,8 @@ static bool send_some(struct ctrl_client *c)
         return true;
     secret_free(MOVE(c->body));
     c->n_head = c->sent = c->body_bytes = 0;
+    if (c->last == CLIENT_LAST_HERE)
+        c->last = CLIENT_LAST_LEFT;
     c->limit = -1;
     return !c->closing;
 }

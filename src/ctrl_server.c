@@ -32,9 +32,18 @@ int ctrl_server_new(struct worker *w, struct listener *l, const struct log *log,
     return 0;
 }
 
+/* The reply that completes a set has left, or will not any more. */
+static void note_last(struct ctrl_server *s, struct ctrl_client *c, bool gone)
+{
+    enum ctrl_client_last last = ctrl_client_last(c);
+    if (last == CLIENT_LAST_LEFT || (last == CLIENT_LAST_HERE && gone))
+        worker_sent(s->worker, last == CLIENT_LAST_LEFT);
+}
+
 /* A job that the worker still has comes back and finds nobody. */
 static void drop(struct ctrl_server *s, size_t i)
 {
+    note_last(s, s->client[i], true);
     if (s->job[i]) {
         s->job[i]->client = NULL;
         atomic_store(&s->job[i]->unwanted, true);
@@ -101,6 +110,8 @@ static void answer(struct ctrl_server *s, struct ctrl_client *c, struct ctrl_job
     log_line(s->log, LOG_COMMANDS, "%s: 0x%x", ctrl_code_name(job->req.code), job->reply.result);
     if (c)
         ctrl_client_answer(c, job);
+    else if (job->is_last)
+        worker_sent(s->worker, false);
     ctrl_job_free(job);
 }
 
@@ -135,6 +146,7 @@ static void run_client(struct ctrl_server *s, size_t i, short revents)
     struct ctrl_job *job = NULL;
     for (;;) {
         enum ctrl_client_step step = ctrl_client_run(c, revents, &job);
+        note_last(s, c, false);
         if (step == CLIENT_REQUEST && s->stopped) {
             ctrl_job_free(job);
             step = CLIENT_GONE;

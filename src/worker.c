@@ -17,6 +17,9 @@ struct queue {
     struct ctrl_job *first, **end;
 };
 
+/* More than one hand-over can cause while the main thread sleeps; what is too much is lost. */
+enum { EVENTS_MAX = 64 };
+
 struct worker {
     pthread_t thread;
     int wake_fd; /* main thread -> worker */
@@ -30,7 +33,9 @@ struct worker {
     struct data_channel *data;
 
     pthread_mutex_t lock; /* over the rest, atomics apart */
-    struct queue todo, done;
+    struct queue todo, done, admin_done;
+    struct session_event event[EVENTS_MAX];
+    size_t first_event, n_events;
     enum worker_phase phase;
     struct err verdict;
     enum device_kind kind;
@@ -41,7 +46,9 @@ struct worker {
     _Atomic bool stretching; /* the passphrase; never reset */
     _Atomic bool busy;       /* a TPM command is running */
     _Atomic bool data_lost;
+    _Atomic int sent; /* of a reply that completes a set: what the worker has not seen yet */
 };
+enum { SENT_NOTHING = 0, SENT_ALL, SENT_NOT };
 
 static void queue_init(struct queue *q)
 {
@@ -89,6 +96,16 @@ static bool may_go_on(void *ctx, uint64_t done, uint64_t total)
     if (!atomic_exchange(&w->stretching, true))
         ring(w->news_fd);
     return !atomic_load(&w->end);
+}
+
+static void note_event(void *ctx, const struct session_event *event)
+{
+    struct worker *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    if (w->n_events < EVENTS_MAX)
+        w->event[(w->first_event + w->n_events++) % EVENTS_MAX] = *event;
+    pthread_mutex_unlock(&w->lock);
+    ring(w->news_fd);
 }
 
 static void enter(struct worker *w, enum worker_phase phase, const struct err *e)
@@ -141,6 +158,10 @@ static void end_session(struct worker *w)
 
 static void serve_job(struct worker *w, struct ctrl_job *job)
 {
+    if (job->admin) {
+        session_admin(w->session, job->admin);
+        return;
+    }
     session_control(w->session, job);
     if (job->req.code == CTRL_SET_DATAFD)
         job->reply.result = data_channel_adopt(w->data, &job->fd);
@@ -152,7 +173,9 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
 
 static void do_job(struct worker *w, struct ctrl_job *job)
 {
-    if (is_stale(job))
+    if (job->admin && !w->session)
+        job->admin->error = w->verdict;
+    else if (is_stale(job))
         job->reply.result = CTRL_FAIL;
     else if (w->session)
         serve_job(w, job);
@@ -161,9 +184,18 @@ static void do_job(struct worker *w, struct ctrl_job *job)
             w->phase == WORKER_REFUSED ? err_class(w->verdict.kind)->ctrl : (uint32_t)CTRL_FAIL;
 }
 
+/* A client asks for the next thing only after it has its reply: this comes first. */
+static void note_sent(struct worker *w)
+{
+    int sent = atomic_exchange(&w->sent, SENT_NOTHING);
+    if (sent != SENT_NOTHING && w->session)
+        session_sent(w->session, sent == SENT_ALL);
+}
+
 /* True: there was one. */
 static bool do_next_job(struct worker *w)
 {
+    note_sent(w);
     pthread_mutex_lock(&w->lock);
     struct ctrl_job *job = queue_take(&w->todo);
     pthread_mutex_unlock(&w->lock);
@@ -171,7 +203,7 @@ static bool do_next_job(struct worker *w)
         return false;
     do_job(w, job);
     pthread_mutex_lock(&w->lock);
-    queue_put(&w->done, job);
+    queue_put(job->admin ? &w->admin_done : &w->done, job);
     pthread_mutex_unlock(&w->lock);
     ring(w->news_fd);
     return true;
@@ -185,6 +217,9 @@ static void do_data(struct worker *w, short revents)
     if (event != DATA_LOST)
         return;
     log_line(w->options.log, 5, "the data client has gone");
+    note_sent(w);
+    session_hangup(w->session);
+    atomic_store(&w->is_on, session_is_on(w->session));
     atomic_store(&w->data_lost, true);
     ring(w->news_fd);
 }
@@ -216,6 +251,7 @@ static void *work(void *arg)
         if (!atomic_load(&w->end))
             take_turn(w, had_job);
     }
+    note_sent(w);
     end_session(w);
     enter(w, WORKER_ENDED, NULL);
     return NULL;
@@ -229,7 +265,8 @@ void worker_free(struct worker *w)
     if (!w)
         return;
     pthread_join(w->thread, NULL);
-    while ((job = queue_take(&w->todo)) || (job = queue_take(&w->done)))
+    while ((job = queue_take(&w->todo)) || (job = queue_take(&w->done)) ||
+           (job = queue_take(&w->admin_done)))
         ctrl_job_free(job);
     pthread_mutex_destroy(&w->lock);
     close(w->wake_fd);
@@ -253,8 +290,11 @@ int worker_start(const struct session_options *o, struct secret **pass, size_t p
     w->news_fd = news;
     w->pass = *pass;
     w->data = *data;
+    w->options.tell = note_event;
+    w->options.ctx = w;
     queue_init(&w->todo);
     queue_init(&w->done);
+    queue_init(&w->admin_done);
     pthread_mutex_init(&w->lock, NULL);
     int os = pthread_create(&w->thread, NULL, work, w);
     if (os) {
@@ -321,12 +361,41 @@ void worker_submit(struct worker *w, struct ctrl_job *job)
     ring(w->wake_fd);
 }
 
-struct ctrl_job *worker_done(struct worker *w)
+static struct ctrl_job *take_from(struct worker *w, struct queue *q)
 {
     pthread_mutex_lock(&w->lock);
-    struct ctrl_job *job = queue_take(&w->done);
+    struct ctrl_job *job = queue_take(q);
     pthread_mutex_unlock(&w->lock);
     return job;
+}
+
+struct ctrl_job *worker_done(struct worker *w)
+{
+    return take_from(w, &w->done);
+}
+
+struct ctrl_job *worker_admin_done(struct worker *w)
+{
+    return take_from(w, &w->admin_done);
+}
+
+void worker_sent(struct worker *w, bool sent)
+{
+    atomic_store(&w->sent, sent ? SENT_ALL : SENT_NOT);
+    ring(w->wake_fd);
+}
+
+bool worker_next_event(struct worker *w, struct session_event *ret)
+{
+    pthread_mutex_lock(&w->lock);
+    bool any = w->n_events > 0;
+    if (any) {
+        *ret = w->event[w->first_event];
+        w->first_event = (w->first_event + 1) % EVENTS_MAX;
+        w->n_events--;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return any;
 }
 
 void worker_listen_for_data(struct worker *w, int listener)
