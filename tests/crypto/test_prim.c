@@ -336,6 +336,102 @@ static void random_bytes_differ_and_fill_all(void **state)
     assert_done(random_bytes(NULL, 0, &e), e);
 }
 
+/* [SP 800-38A F.2] */
+static void cbc_is_that_of_sp_800_38a(void **state)
+{
+    static const struct {
+        enum cipher_alg alg;
+        const char *key, *cipher;
+    } v[] = {
+        {CIPHER_AES128, "2b7e151628aed2a6abf7158809cf4f3c",
+         "7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2"},
+        {CIPHER_AES256, "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+         "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d"},
+    };
+    uint8_t key[32], iv[16], plain[32], out[32], back[32];
+    struct err e;
+    (void)state;
+    unhex("000102030405060708090a0b0c0d0e0f", iv, sizeof(iv));
+    unhex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51", plain, 32);
+    for (size_t i = 0; i < ARRAY_LEN(v); i++) {
+        OWNED(block_cipher) c = NULL;
+        unhex(v[i].key, key, sizeof(key));
+        assert_done(block_cipher_new(v[i].alg, key, &c, &e), e);
+        block_cbc_encrypt(c, iv, sizeof(out), out, plain);
+        assert_hex(out, v[i].cipher);
+        block_cbc_decrypt(c, iv, sizeof(out), back, out);
+        assert_memory_equal(back, plain, sizeof(back));
+        assert_hex(iv, "000102030405060708090a0b0c0d0e0f");
+    }
+}
+
+/* Test cases 13 to 16 of the proposal that became [SP 800-38D]. */
+static const struct gcm_vector {
+    const char *key, *nonce, *ad, *plain, *cipher, *tag;
+} gcm_vectors[] = {
+    {"0000000000000000000000000000000000000000000000000000000000000000", "000000000000000000000000",
+     "", "", "", "530f8afbc74536b9a963b4f1c4cb738b"},
+    {"0000000000000000000000000000000000000000000000000000000000000000", "000000000000000000000000",
+     "", "00000000000000000000000000000000", "cea7403d4d606b6e074ec5d3baf39d18",
+     "d0d1c8a799996bf0265b98b5d48ab919"},
+    {"feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308", "cafebabefacedbaddecaf888",
+     "",
+     "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+     "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255",
+     "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+     "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad",
+     "b094dac5d93471bdec1a502270e3cc6c"},
+    {"feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308", "cafebabefacedbaddecaf888",
+     "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+     "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+     "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+     "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+     "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662",
+     "76fc6ece0f4e1768cddf8853bb2d551b"},
+};
+
+static void gcm_is_that_of_its_published_test_cases(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(gcm_vectors); i++) {
+        const struct gcm_vector *v = &gcm_vectors[i];
+        uint8_t key[32], nonce[12], ad[32], plain[64], out[65], tag[16], back[64];
+        struct err e;
+        unhex(v->key, key, sizeof(key));
+        unhex(v->nonce, nonce, sizeof(nonce));
+        struct span a = {ad, unhex(v->ad, ad, sizeof(ad))};
+        size_t n = unhex(v->plain, plain, sizeof(plain));
+        out[n] = 0x77;
+        assert_done(aead_seal(key, nonce, a, (struct span){plain, n}, out, tag, &e), e);
+        assert_hex(out, v->cipher);
+        assert_hex(tag, v->tag);
+        assert_int_equal(out[n], 0x77);
+        assert_int_equal(aead_open(key, nonce, a, (struct span){out, n}, tag, back, &e), 1);
+        assert_memory_equal(back, plain, n);
+    }
+}
+
+static void a_wrong_tag_gives_zeroes(void **state)
+{
+    static const uint8_t key[32] = {1}, nonce[12] = {2}, plain[40] = {3};
+    uint8_t out[40], tag[16], ad[3] = "ad", back[40];
+    struct err e;
+    (void)state;
+    assert_done(aead_seal(key, nonce, (struct span){ad, 3}, (struct span){plain, 40}, out, tag, &e),
+                e);
+    uint8_t *changed[] = {&out[0], &out[39], &tag[0], &tag[15], &ad[0], &ad[2]};
+    for (size_t i = 0; i < ARRAY_LEN(changed); i++) {
+        memset(back, 0x55, sizeof(back));
+        *changed[i] ^= 0x80;
+        assert_int_equal(
+            aead_open(key, nonce, (struct span){ad, 3}, (struct span){out, 40}, tag, back, &e), 0);
+        *changed[i] ^= 0x80;
+        assert_true(bytes_all_zero(back, sizeof(back)));
+    }
+    assert_int_equal(
+        aead_open(key, nonce, (struct span){ad, 3}, (struct span){out, 40}, tag, back, &e), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +445,9 @@ int main(void)
         cmocka_unit_test(a_stopped_stretching_leaves_nothing),
         cmocka_unit_test(block_ciphers_are_the_published_ones),
         cmocka_unit_test(random_bytes_differ_and_fill_all),
+        cmocka_unit_test(cbc_is_that_of_sp_800_38a),
+        cmocka_unit_test(gcm_is_that_of_its_published_test_cases),
+        cmocka_unit_test(a_wrong_tag_gives_zeroes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
