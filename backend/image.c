@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/base/bytes.h"
+
 enum {
     SLOT = 0,              /* a new image has its key here */
     DIGEST_COST_SHARE = 8, /* the digest costs an eighth of the slot, as qemu-img has it */
@@ -74,7 +76,11 @@ static int attach(struct qcow_image **img, const struct volume_key *key, struct 
     OWNED(qcow_volume) volume = NULL;
     if (volume_key_copy(key, &copy, e) < 0 || qcow_unlock(img, &copy, &volume, e) < 0)
         return -1;
-    return qcow_attach(&volume, ret, e);
+    OWNED(qcow_disk) disk = NULL;
+    if (qcow_attach(&volume, &disk, e) < 0 || qcow_disk_check_whole(disk, e) < 0)
+        return -1;
+    *ret = MOVE(disk);
+    return 0;
 }
 
 /* From a claimed image to a store. Takes the claim on success. */
@@ -91,14 +97,53 @@ static int open_store(struct blk_rw **w, struct qcow_image **img, const struct v
     return -1;
 }
 
+/* Whether anything is there yet, where somebody may still be copying it. */
+static int is_there(const struct blk *b, struct err *e)
+{
+    uint8_t head[SECTOR_BYTES];
+    size_t n = blk_size(b) < sizeof(head) ? (size_t)blk_size(b) : sizeof(head);
+    if (n == 0)
+        return err_set(e, ERR_STATE_EMPTY,
+                       "%s: is empty (0 bytes): nothing was copied here yet, or another file was "
+                       "meant",
+                       blk_name(b));
+    if (blk_read(b, (struct host){0}, head, n, e) < 0)
+        return -1;
+    if (bytes_all_zero(head, n))
+        return err_set(e, ERR_STATE_EMPTY,
+                       "%s: has zeroes where the header of an image belongs: its begin was not "
+                       "copied here yet, or another file was meant",
+                       blk_name(b));
+    return 0;
+}
+
+/* What is damage in an image that somebody made is, in one that is being copied, what lacks. */
+static int not_whole(const struct blk *b, struct err *e)
+{
+    if (e->kind != ERR_STATE_CORRUPT)
+        return -1;
+    return err_prefix(e, "%s is not whole; if it is being copied here, the copy is not finished",
+                      blk_name(b));
+}
+
+/* As it is now. */
+static int open_measured(struct blk *b, struct qcow_image **ret, struct err *e)
+{
+    if (blk_measure(b, e) < 0 || is_there(b, e) < 0)
+        return -1;
+    return qcow_open(b, ret, e);
+}
+
 int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_bytes,
                  const struct watch *watch, struct image **ret, struct err *e)
 {
     OWNED(qcow_image) img = NULL;
     OWNED(image) i = NULL;
-    if (image_new((*f)->blk, &i, e) < 0 || qcow_open((*f)->blk, &img, e) < 0 ||
-        qcow_recover(img, pass, pass_bytes, watch, &i->key, e) < 0)
+    if (image_new((*f)->blk, &i, e) < 0)
         return -1;
+    if (open_measured((*f)->blk, &img, e) < 0 ||
+        qcow_recover(img, pass, pass_bytes, watch, &i->key, e) < 0)
+        return not_whole((*f)->blk, e);
     i->blk = MOVE((*f)->blk);
     image_file_free(MOVE(*f));
     *ret = MOVE(i);
@@ -109,9 +154,10 @@ int image_look(const struct image *i, struct store_look **ret, struct err *e)
 {
     OWNED(qcow_image) img = NULL;
     OWNED(qcow_disk) disk = NULL;
-    if (qcow_open(i->blk, &img, e) < 0 || attach(&img, i->key, &disk, e) < 0)
-        return -1;
-    return store_look(disk, ret, e);
+    if (open_measured(i->blk, &img, e) < 0 || attach(&img, i->key, &disk, e) < 0 ||
+        store_look(disk, ret, e) < 0)
+        return not_whole(i->blk, e);
+    return 0;
 }
 
 int image_claim(struct image *i, struct store **ret, struct err *e)
@@ -120,11 +166,12 @@ int image_claim(struct image *i, struct store **ret, struct err *e)
     struct blk_rw *w = NULL;
     if (blk_claim(&i->blk, &w, e) < 0)
         return -1;
-    if (qcow_open(blk_of(w), &img, e) == 0 && open_store(&w, &img, i->key, ret, e) == 0)
+    if (is_there(blk_of(w), e) == 0 && qcow_open(blk_of(w), &img, e) == 0 &&
+        open_store(&w, &img, i->key, ret, e) == 0)
         return 0;
     qcow_image_free(MOVE(img)); /* it borrows what is given back */
     blk_unclaim(&w, &i->blk);
-    return -1;
+    return not_whole(i->blk, e);
 }
 
 void image_release(struct image *i, struct store **s)
@@ -173,6 +220,7 @@ int image_verify(const char *path, const struct secret *pass, size_t pass_bytes,
     if (full && qcow_check_image(qcow_disk_image(disk), &report.check, e) < 0)
         return -1;
     report.facts = *qcow_disk_facts(disk);
+    report.holds_tpm = store_look_get(look, BLOB_PERMANENT, &(size_t){0}) != NULL;
     *ret = report;
     return 0;
 }
@@ -239,7 +287,8 @@ int image_create(const struct image_create *what, const struct secret *pass, siz
         return -1;
     c.material[SLOT] = material;
 
-    struct content content = {&facts, key, what->first};
+    static const struct state_change nothing = {0};
+    struct content content = {&facts, key, what->first ? what->first : &nothing};
     if (qcow_format(blk_new_rw(file), &c, key, write_content, &content, e) < 0 ||
         blk_publish(&file, e) < 0)
         return -1;

@@ -27,8 +27,8 @@ DEFINE_OWNED(image_file);
 
 /* Takes the file on success; lock-free, reads only. What the file is not yet, while somebody copies
  * it, is told from what is wrong: ERR_STATE_EMPTY (no bytes, or zeroes where the header should be),
- * ERR_STATE_CORRUPT (cut off; key material that is all zeroes). ERR_KEY_WRONG, and what qcow_open()
- * refuses. */
+ * ERR_STATE_CORRUPT (cut off; zeroes in key material or in other places that are never zero; the
+ * message says that a copy may not be finished). ERR_KEY_WRONG, and what qcow_open() refuses. */
 int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_bytes,
                  const struct watch *watch, struct image **ret, struct err *e) MUST_CHECK;
 void image_free(struct image *i); /* after the store that has its file */
@@ -59,6 +59,7 @@ int image_open_store(const char *path, const struct secret *pass, size_t pass_by
 struct image_report {
     struct ref_facts facts;
     struct store_stats store;
+    bool holds_tpm;          /* false: it waits for a migration to bring one */
     struct qcow_check check; /* filled when full is true */
 };
 int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
@@ -70,8 +71,8 @@ struct image_create {
     uint64_t size;         /* of the decrypted disk, bytes; 0: IMAGE_DEFAULT_BYTES */
     unsigned cluster_bits; /* 0: 16 */
     uint32_t iterations;   /* of the key slot */
-    const struct state_change
-        *first; /* what the new store holds; nothing: it waits for a migration */
+    /* What the new store holds. NULL or no blob: it waits for a migration to bring a TPM. */
+    const struct state_change *first;
 };
 #define IMAGE_DEFAULT_BYTES (UINT64_C(1) << 20)
 

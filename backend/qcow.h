@@ -66,6 +66,10 @@ const struct qcow_image *qcow_disk_image(const struct qcow_disk *d);
 int qcow_disk_read(const struct qcow_disk *d, struct sector first, size_t n_sectors, uint8_t *buf,
                    struct err *e) MUST_CHECK;
 
+/* ERR_STATE_CORRUPT: part of the record store lies beyond the end of the file. (What was never
+ * allocated is another matter: qcow_arm.) */
+int qcow_disk_check_whole(const struct qcow_disk *d, struct err *e) MUST_CHECK;
+
 /* w must be the claim over the very blk the disk was opened on, and the image must have been opened
  * after it was claimed. ERR_UNSUPPORTED: clusters of the store are shared with a snapshot,
  * unallocated, or the image is marked dirty or corrupt. Takes both on success. */

@@ -22,74 +22,6 @@ struct qcow_disk_rw {
 
 enum { FIRST_FREE_SECTOR = 8 }; /* the first eight belong to the reference sector */
 
-/* ---- the key ---- */
-
-/* The iterations of several slots, one after the other, as one piece of work. */
-struct all_slots {
-    const struct watch *outer;
-    uint64_t before, total;
-};
-
-static bool slots_go_on(void *ctx, uint64_t done, uint64_t total)
-{
-    const struct all_slots *s = ctx;
-    (void)total;
-    return s->outer->go_on(s->outer->ctx, s->before + done, s->total);
-}
-
-static uint64_t slot_cost(const struct luks_header *luks, unsigned slot)
-{
-    if (!luks->slot[slot].active)
-        return 0;
-    return (uint64_t)luks->slot[slot].iterations + luks->digest_iterations;
-}
-
-/* As luks_slot_open. */
-static int try_slot(const struct qcow_image *img, unsigned slot, const struct secret *pass,
-                    size_t pass_bytes, const struct watch *watch, struct volume_key **ret,
-                    struct err *e)
-{
-    const struct luks_header *luks = &img->luks;
-    size_t n = (size_t)luks_slot_sectors(luks->cipher.key_bytes) * SECTOR_BYTES;
-    OWNED_HEAP uint8_t *material = malloc(n);
-    struct host at = {img->header.luks.byte +
-                      (uint64_t)luks->slot[slot].material_sector * SECTOR_BYTES};
-    if (!material)
-        return err_nomem(e, "the key material of a LUKS slot");
-    if (blk_read(img->blk, at, material, n, e) < 0)
-        return -1;
-    int r = luks_slot_open(luks, slot, material, pass, pass_bytes, watch, ret, e);
-    if (r < 0)
-        err_prefix(e, "%s", blk_name(img->blk));
-    return r;
-}
-
-int qcow_recover(const struct qcow_image *img, const struct secret *pass, size_t pass_bytes,
-                 const struct watch *watch, struct volume_key **ret, struct err *e)
-{
-    struct all_slots all = {.outer = watch};
-    struct watch inner = {slots_go_on, &all};
-    unsigned n_tried = 0;
-    for (unsigned i = 0; i < LUKS_N_SLOTS; i++)
-        all.total += slot_cost(&img->luks, i);
-    for (unsigned i = 0; i < LUKS_N_SLOTS; i++) {
-        if (!img->luks.slot[i].active)
-            continue;
-        int r = try_slot(img, i, pass, pass_bytes, watch ? &inner : NULL, ret, e);
-        if (r != 0)
-            return r < 0 ? -1 : 0;
-        all.before += slot_cost(&img->luks, i);
-        n_tried++;
-    }
-    if (n_tried == 0)
-        return qcow_bad(img->blk, ERR_STATE_CORRUPT, e,
-                        "no key slot of the LUKS header is active: no key can open this image");
-    return qcow_bad(img->blk, ERR_KEY_WRONG, e,
-                    "the key opens none of the image's key slots (%u tried); a key file counts "
-                    "byte for byte, with a newline at its end",
-                    n_tried);
-}
-
 /* ---- the volume ---- */
 
 void qcow_volume_free(struct qcow_volume *v)
@@ -313,6 +245,37 @@ int qcow_disk_read(const struct qcow_disk *d, struct sector first, size_t n_sect
     return qcow_volume_read(d->v, first, n_sectors, buf, e);
 }
 
+static bool is_in_file(const struct qcow_image *img, uint32_t host)
+{
+    return range_within(host * img->cluster_bytes, img->cluster_bytes, blk_size(img->blk));
+}
+
+static int check_area_whole(const struct qcow_image *img, uint64_t first, uint64_t n_sectors,
+                            struct err *e)
+{
+    uint64_t per_cluster = img->cluster_bytes / SECTOR_BYTES;
+    for (uint64_t c = first / per_cluster; c * per_cluster < first + n_sectors; c++) {
+        uint32_t host = img->map[c] & MAP_HOST;
+        if (host != 0 && !is_in_file(img, host))
+            return qcow_bad(img->blk, ERR_STATE_CORRUPT, e,
+                            "cluster %" PRIu64
+                            " of the state reaches beyond the end of the file (%" PRIu64
+                            " bytes): the file is cut off",
+                            c, blk_size(img->blk));
+    }
+    return 0;
+}
+
+int qcow_disk_check_whole(const struct qcow_disk *d, struct err *e)
+{
+    const struct qcow_image *img = d->v->img;
+    const struct store_layout *l = &d->facts.layout;
+    if (check_area_whole(img, l->checkpoint[0], l->checkpoint_sectors, e) < 0 ||
+        check_area_whole(img, l->checkpoint[1], l->checkpoint_sectors, e) < 0)
+        return -1;
+    return check_area_whole(img, l->log, l->log_sectors, e);
+}
+
 /* ---- writing ---- */
 
 void qcow_disk_rw_free(struct qcow_disk_rw *d)
@@ -334,8 +297,7 @@ static const char *not_in_place(const struct qcow_image *img, uint64_t guest)
         return "is marked as zero";
     if (!(entry & MAP_COPIED) || img->refs[host] != 1)
         return "is shared with a snapshot";
-    if (img->use[host] != USE_DATA ||
-        !range_within(host * img->cluster_bytes, img->cluster_bytes, blk_size(img->blk)))
+    if (img->use[host] != USE_DATA || !is_in_file(img, host))
         return "lies at the cut off end of the file";
     return NULL;
 }
