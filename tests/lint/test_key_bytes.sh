@@ -10,7 +10,7 @@ rule()
         case $f in
         crypto/*) ;;
         *)
-            code_only "$1/$f" | sed -nE "s,^([0-9]+):.*(volume_key_peek|luks_key_priv\.h).*,$f:\1: \2 belongs to crypto/,p"
+            code_only "$1/$f" | sed -nE "s,^([0-9]+):.*(volume_key_peek|luks_key_priv\.h|migration_key_peek|migration_key_priv\.h).*,$f:\1: \2 belongs to crypto/,p"
             ;;
         esac
         code_only "$1/$f" | grep -iE '\b[a-z0-9_]*(set_?(key|passphrase|password|secret)|needs?_?(key|passphrase)|(key|passphrase)_?(is_)?(needed|required|pending|later)|got_?key|without_?key|no_?key|is_?(un)?locked|(un)?locked_?state|try_?unlock_?later)\b' |
@@ -23,7 +23,7 @@ rule()
     done
 }
 
-# What the linker sees: volume_key_peek is resolved inside crypto and asked for nowhere else.
+# What the linker sees: both peeks are resolved inside crypto and asked for nowhere else.
 symbols()
 {
     local lib
@@ -33,12 +33,14 @@ symbols()
         esac
         nm -u "$lib" 2>/dev/null | awk -v lib="$(basename "$lib")" '
             /\.o:$/ { object = $0 }
-            $1 == "U" && $2 == "volume_key_peek" { print lib ": " object " asks for volume_key_peek" }'
+            $1 == "U" && $2 ~ /^(volume|migration)_key_peek$/ { print lib ": " object " asks for " $2 }'
     done
 }
 
 bad 'volume_key_peek belongs to crypto/' backend/x.c <<<'memcpy(k, volume_key_peek(key), 64);'
 bad 'luks_key_priv.h belongs to crypto/' src/x.c <<<'#include "crypto/luks_key_priv.h"'
+bad 'migration_key_peek belongs to crypto/' migration/x.c <<<'memcpy(k, migration_key_peek(key), 16);'
+bad 'migration_key_priv.h belongs to crypto/' src/x.c <<<'#include "crypto/migration_key_priv.h"'
 bad 'a third state' backend/x.h <<<'int qcow_set_key(struct qcow_image *img, struct volume_key *k);'
 bad 'a third state' src/x.c <<<'if (s->needs_key)'
 bad 'a third state' src/x.c <<<'enum { CLOSED, NEED_KEY, OPEN };'
