@@ -371,6 +371,7 @@ void block_cbc_decrypt(const struct block_cipher *c, const uint8_t iv[16], size_
 
 /* ---- authenticated encryption ---- */
 
+static const struct nettle_aead *const gcm = &nettle_gcm_aes256;
 _Static_assert((int)AEAD_KEY_BYTES == AES256_KEY_SIZE && (int)AEAD_NONCE_BYTES == GCM_IV_SIZE &&
                    (int)AEAD_TAG_BYTES == GCM_DIGEST_SIZE,
                "what the header promises");
@@ -380,12 +381,12 @@ static int gcm_begin(const uint8_t *key, const uint8_t *nonce, struct span ad, s
                      struct err *e)
 {
     OWNED(secret) home = NULL;
-    if (secret_new(sizeof(struct gcm_aes256_ctx), &home, e) < 0)
+    if (secret_new(gcm->context_size, &home, e) < 0)
         return -1;
-    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
-    gcm_aes256_set_key(c, key);
-    gcm_aes256_set_iv(c, GCM_IV_SIZE, nonce);
-    gcm_aes256_update(c, ad.n, ad.p);
+    void *c = secret_bytes(home);
+    gcm->set_encrypt_key(c, key); /* the same for both directions */
+    gcm->set_nonce(c, nonce);
+    gcm->update(c, ad.n, ad.p);
     *ret = MOVE(home);
     return 0;
 }
@@ -397,10 +398,10 @@ int aead_seal(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_
     OWNED(secret) home = NULL;
     if (gcm_begin(key, nonce, ad, &home, e) < 0)
         return -1;
-    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
+    void *c = secret_bytes(home);
     if (plain.n > 0)
-        gcm_aes256_encrypt(c, plain.n, ret, plain.p);
-    gcm_aes256_digest(c, GCM_DIGEST_SIZE, ret_tag);
+        gcm->encrypt(c, plain.n, ret, plain.p);
+    gcm->digest(c, GCM_DIGEST_SIZE, ret_tag);
     return 0;
 }
 
@@ -412,10 +413,10 @@ int aead_open(const uint8_t key[AEAD_KEY_BYTES], const uint8_t nonce[AEAD_NONCE_
     uint8_t wanted[AEAD_TAG_BYTES];
     if (gcm_begin(key, nonce, ad, &home, e) < 0)
         return -1;
-    struct gcm_aes256_ctx *c = (void *)secret_bytes(home);
+    void *c = secret_bytes(home);
     if (cipher.n > 0)
-        gcm_aes256_decrypt(c, cipher.n, ret, cipher.p);
-    gcm_aes256_digest(c, GCM_DIGEST_SIZE, wanted);
+        gcm->decrypt(c, cipher.n, ret, cipher.p);
+    gcm->digest(c, GCM_DIGEST_SIZE, wanted);
     bool right = equal_constant_time(wanted, tag, sizeof(wanted));
     wipe(wanted, sizeof(wanted));
     if (!right && cipher.n > 0)

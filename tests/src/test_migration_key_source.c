@@ -15,7 +15,8 @@
 #include "crypto/migration_key_priv.h"
 
 static char dir[200];
-static const char hex128[] = "000102030405060708090a0b0c0d0e0f";
+static const char hex128[] = "000102030405060708090a0b0c0d0e0f",
+                  hex256[] = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
 static int make_dir(void **state)
 {
