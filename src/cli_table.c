@@ -16,6 +16,8 @@ const struct cli_option cli_options[N_OPTIONS] = {
                      "make a random key, write it to FILE (which must not exist) and use it"},
     [OPT_TPM2] = {"tpm2", 0, ARG_NONE, NULL, "a TPM 2.0 (default)"},
     [OPT_TPM12] = {"tpm12", 0, ARG_NONE, NULL, "a TPM 1.2"},
+    [OPT_INCOMING] = {"incoming", 0, ARG_NONE, NULL,
+                      "hold no TPM: a migration from another image will bring it"},
     [OPT_ITER_TIME] =
         {"iter-time", 0, ARG_NUMBER, "MS",
          "how long one try of a passphrase shall take, in milliseconds (default: 2000, "
@@ -99,7 +101,7 @@ const struct cli_command cli_commands[] = {
             "\n"
             "A passphrase that a person chose is made slow to guess (--iter-time). A key made by\n"
             "--new-key holds 256 random bits; slowing it down would add nothing.",
-        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_TPM2, OPT_TPM12, OPT_ITER_TIME, OPT_SIZE,
+        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_TPM2, OPT_TPM12, OPT_INCOMING, OPT_ITER_TIME, OPT_SIZE,
                 OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
         .exclusive = {{OPT_KEY, OPT_NEW_KEY}, {OPT_TPM2, OPT_TPM12}},
         .n_exclusive = 2,

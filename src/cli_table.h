@@ -18,6 +18,7 @@ enum cli_option_id {
     OPT_NEW_KEY,
     OPT_TPM2,
     OPT_TPM12,
+    OPT_INCOMING,
     OPT_ITER_TIME,
     OPT_SIZE,
     OPT_CLUSTER_SIZE,

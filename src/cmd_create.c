@@ -14,6 +14,7 @@ enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, MIN_CLUSTER_BITS = 9 };
 
 struct plan {
     unsigned ms;
+    bool waits; /* no TPM is made: a migration is to bring it */
     struct image_create image;
     const char *why;
 };
@@ -32,6 +33,7 @@ static int plan_numbers(const struct cli_args *a, struct plan *ret, struct err *
     struct plan p = {
         .image = {.path = a->image, .device = a->text[OPT_TPM12] ? DEVICE_TPM12 : DEVICE_TPM20}};
     bool random_key = a->text[OPT_NEW_KEY] != NULL;
+    p.waits = a->text[OPT_INCOMING] != NULL;
     p.ms = random_key ? RANDOM_KEY_MS : PASSPHRASE_MS;
     p.why = random_key ? "stretching adds nothing to a random key"
                        : "a passphrase must be slow to guess";
@@ -99,7 +101,7 @@ static int make(struct plan *p, const struct secret *key, size_t key_bytes,
 {
     struct tpm_blobs blobs = {{NULL}, {0}};
     struct state_change first = {0};
-    if (tpm_manufacture(p->image.device, &blobs, e) < 0)
+    if (!p->waits && tpm_manufacture(p->image.device, &blobs, e) < 0)
         return -1;
     for (unsigned i = 0; i < N_TPM_BLOBS; i++)
         if (blobs.blob[i])
@@ -123,12 +125,14 @@ static void report(struct cli_run *run, const struct plan *p, const struct ref_f
     fprintf(stderr, "nvkeep: one try of the key takes about %u ms (%" PRIu32 " iterations): %s\n",
             p->ms, p->image.iterations, p->why);
     if (!run->json) {
-        printf("%s, instance %s, %" PRIu64 " bytes, created\n", device, uuid, size);
+        printf("%s, instance %s, %" PRIu64 " bytes, created%s\n", device, uuid, size,
+               p->waits ? "; it holds no TPM yet: a migration is to bring it" : "");
         return;
     }
     json_out_text(run->json, "image", a->image);
     json_out_text(run->json, "instance", uuid);
     json_out_text(run->json, "device", device);
+    json_out_bool(run->json, "holds_tpm", !p->waits);
     json_out_number(run->json, "size", size);
     if (a->text[OPT_NEW_KEY])
         json_out_text(run->json, "new_key", a->text[OPT_NEW_KEY]);

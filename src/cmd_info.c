@@ -152,7 +152,7 @@ static void text_facts(const char *image, const struct qcow_facts *f, uint64_t f
 
 static void text_inside(const struct image_report *r)
 {
-    printf("device:      %s\n", device_text(r->facts.device));
+    printf("device:      %s%s\n", device_text(r->facts.device), waits_text(r));
     printf("state:       generation %" PRIu64 ", owner epoch %" PRIu64 ", %" PRIu64
            " of at most %" PRIu64 " bytes\n",
            r->store.generation, r->store.epoch, r->store.state_bytes, r->store.checkpoint_bytes);

@@ -27,6 +27,7 @@ void report_inside(struct cli_run *run, const struct image_report *r)
     uuid_text(r->facts.instance, uuid);
     json_out_text(j, "instance", uuid);
     json_out_text(j, "device", device_text(r->facts.device));
+    json_out_bool(j, "holds_tpm", r->holds_tpm);
     json_out_number(j, "generation", r->store.generation);
     json_out_number(j, "epoch", r->store.epoch);
     json_out_number(j, "state_bytes", r->store.state_bytes);
@@ -37,6 +38,11 @@ void report_inside(struct cli_run *run, const struct image_report *r)
     json_out_number(j, "torn_sectors", r->store.torn_sectors);
 }
 
+const char *waits_text(const struct image_report *r)
+{
+    return r->holds_tpm ? "" : "; it holds no TPM yet: a migration is to bring it";
+}
+
 int cmd_verify_key(struct cli_run *run, struct err *e)
 {
     struct image_report r;
@@ -45,8 +51,8 @@ int cmd_verify_key(struct cli_run *run, struct err *e)
     if (run->json)
         report_inside(run, &r);
     else
-        printf("the key opens the image: %s, generation %" PRIu64 "\n", device_text(r.facts.device),
-               r.store.generation);
+        printf("the key opens the image: %s, generation %" PRIu64 "%s\n",
+               device_text(r.facts.device), r.store.generation, waits_text(&r));
     return 0;
 }
 
@@ -62,9 +68,9 @@ static void report_check(struct cli_run *run, const struct image_report *r)
         return;
     }
     printf("state: sound; %s, generation %" PRIu64 ", %" PRIu64 " bytes, %" PRIu64
-           " records in the log\n",
+           " records in the log%s\n",
            device_text(r->facts.device), r->store.generation, r->store.state_bytes,
-           r->store.n_records);
+           r->store.n_records, waits_text(r));
     if (r->store.torn_sectors)
         printf("state: %" PRIu64 " sectors of a write that was cut off and never acknowledged: "
                "harmless\n",

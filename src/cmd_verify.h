@@ -12,5 +12,7 @@ int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report
 
 /* What only the key shows, as JSON. */
 void report_inside(struct cli_run *run, const struct image_report *r);
+/* To be put behind what is said of the device: empty, or that the image holds no TPM yet. */
+const char *waits_text(const struct image_report *r);
 
 #endif

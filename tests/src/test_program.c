@@ -336,6 +336,44 @@ static void create_makes_what_was_asked_for(void **state)
     assert_false(file_exists("k2"));
 }
 
+/* S3.18: an image that waits for a migration is sound, and holds no TPM that could be served. */
+static void create_incoming_makes_an_image_that_waits(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    char words[100];
+    program_expect(&r, 0, "create i --tpm12 --incoming --new-key k --iter-time 3");
+    assert_non_null(strstr(r.out, "TPM 1.2"));
+    assert_non_null(strstr(r.out, "created; it holds no TPM yet"));
+    static const char *const commands[] = {"verify-key", "check", "info"};
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        snprintf(words, sizeof(words), "%s i --key file=k", commands[i]);
+        program_expect(&r, 0, words);
+        assert_non_null(strstr(r.out, "TPM 1.2"));
+        assert_non_null(strstr(r.out, "it holds no TPM yet: a migration is to bring it"));
+    }
+    program_expect(&r, 14, "serve i --key file=k --ctrl type=unixio,path=s");
+    assert_says(&r, "STATE_EMPTY", "holds no TPM");
+    assert_false(file_exists("s"));
+
+    program_expect(&r, 0, "create j --incoming --new-key k2 --iter-time 3 --json");
+    assert_json(&r, "OK", 0);
+    json_t *o = json_loads(r.out, 0, NULL);
+    assert_true(json_is_false(json_object_get(o, "holds_tpm")));
+    json_decref(o);
+    program_expect(&r, 0, "verify-key j --key file=k2 --json");
+    o = json_loads(r.out, 0, NULL);
+    assert_true(json_is_false(json_object_get(o, "holds_tpm")));
+    json_decref(o);
+    make_image("with");
+    program_expect(&r, 0, "verify-key with --key file=right --json");
+    o = json_loads(r.out, 0, NULL);
+    assert_true(json_is_true(json_object_get(o, "holds_tpm")));
+    json_decref(o);
+    program_expect(&r, 0, "check with --key file=right");
+    assert_null(strstr(r.out, "no TPM"));
+}
+
 static void newline_at_the_end_of_a_key_is_pointed_out(void **state)
 {
     (void)state;
