@@ -352,7 +352,7 @@ static void create_incoming_makes_an_image_that_waits(void **state)
         assert_non_null(strstr(r.out, "TPM 1.2"));
         assert_non_null(strstr(r.out, "it holds no TPM yet: a migration is to bring it"));
     }
-    program_expect(&r, 14, "serve i --key file=k --ctrl type=unixio,path=s");
+    program_expect(&r, 20, "serve i --key file=k --ctrl type=unixio,path=s");
     assert_says(&r, "STATE_EMPTY", "holds no TPM");
     assert_false(file_exists("s"));
 
@@ -595,6 +595,7 @@ int main(void)
         IN_DIR(create_refuses_keys_that_others_could_not_use),
         IN_DIR(new_key_is_text_of_its_owner_alone),
         IN_DIR(create_makes_what_was_asked_for),
+        IN_DIR(create_incoming_makes_an_image_that_waits),
         IN_DIR(newline_at_the_end_of_a_key_is_pointed_out),
         IN_DIR(report_that_cannot_be_written_is_a_failure),
         IN_DIR(key_comes_from_a_descriptor_too),
