@@ -96,7 +96,7 @@ static int run_command(const struct cli_args *args, struct cli_run *run, struct 
     run->json = json;
     if (args->command->run(run, e) < 0)
         return -1;
-    if ((json && json_out_print(json, stdout, e) < 0) || flush_stdout(e) < 0) {
+    if ((json && !run->reported && json_out_print(json, stdout, e) < 0) || flush_stdout(e) < 0) {
         /* An error never means that it worked: what is new goes again. */
         for (size_t i = 0; i < ARRAY_LEN(run->made); i++)
             if (run->made[i])

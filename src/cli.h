@@ -13,18 +13,23 @@
 #include "src/key_source.h"
 #include "src/progress.h"
 
+enum { CLI_MORE_MAX = 8 };
+
 struct cli_args {
     const struct cli_command *command;
     const char *image;
     char *text[N_OPTIONS];      /* NULL: not given; a switch that was given: "" */
     uint64_t number[N_OPTIONS]; /* ARG_NUMBER, ARG_SIZE */
     struct key_source key;
+    const char *more[CLI_MORE_MAX]; /* what follows the operand */
+    size_t n_more;
 };
 
 /* What a command is given, and what it leaves beside its result. */
 struct cli_run {
     const struct cli_args *args;
     struct json_out *json; /* NULL without --json; otherwise facts go here and not to stdout */
+    bool reported;         /* out: standard output has it all already */
     int signal;            /* out: the signal that interrupted it; the program ends by it */
     const char *made[2];   /* out: new files, removed when the report of them cannot be written */
 };
@@ -40,6 +45,9 @@ int cli_parse(int argc, char **argv, struct cli_args *ret, struct err *e) MUST_C
  * given; "" for a bare name). A doubled comma is a comma in the value. Changes text. ERR_USAGE. */
 int cli_subopts(const struct cli_option *opt, char *text, char *ret[MAX_SUBOPTS],
                 struct err *e) MUST_CHECK;
+
+/* Which of the option's words it is. ERR_USAGE. */
+int cli_word(const struct cli_option *opt, const char *text, size_t *ret, struct err *e) MUST_CHECK;
 
 /* Decimal, hexadecimal is refused. `what` is for the message: "--log: level". ERR_USAGE. */
 int cli_number(const char *what, const char *text, uint64_t least, uint64_t most, uint64_t *ret,
@@ -68,5 +76,6 @@ int cmd_serve(struct cli_run *run, struct err *e);
 int cmd_info(struct cli_run *run, struct err *e);
 int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
+int cmd_ctl(struct cli_run *run, struct err *e);
 
 #endif

@@ -15,6 +15,7 @@
 enum {
     WHAT_BYTES = 60,
     QUOTED_BYTES = 160,
+    ADMIN_MODE = 0600,
     LOG_LEVEL_DEFAULT = 1,
     LOG_LEVEL_MOST = 20,
     NAME_SERVICE_BYTES = 16384
@@ -27,6 +28,14 @@ static char *value_of(const struct cli_option *o, char *const got[MAX_SUBOPTS], 
         if (strcmp(o->sub[i].name, name) == 0)
             return got[i];
     return NULL;
+}
+
+static bool has_name(const struct cli_option *o, const char *name)
+{
+    for (size_t i = 0; o->sub[i].name; i++)
+        if (strcmp(o->sub[i].name, name) == 0)
+            return true;
+    return false;
 }
 
 static const char *what(char buf[WHAT_BYTES], const struct cli_option *o, const char *name)
@@ -163,6 +172,13 @@ static int fd_endpoint(const struct cli_option *o, char *const got[MAX_SUBOPTS],
     return 0;
 }
 
+static bool is_no_unix_socket(int fd)
+{
+    int domain = 0;
+    socklen_t n = sizeof(domain);
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) < 0 || domain != AF_UNIX;
+}
+
 static int endpoint(const struct cli_option *o, char *text, bool is_ctrl, struct endpoint *ret,
                     struct err *e)
 {
@@ -172,8 +188,13 @@ static int endpoint(const struct cli_option *o, char *text, bool is_ctrl, struct
     if (cli_subopts(o, text, got, e) < 0)
         return -1;
     const char *type = value_of(o, got, "type");
-    if (!type)
+    bool may_be_tcp = has_name(o, "port");
+    if (!type && may_be_tcp)
         return err_set(e, ERR_USAGE, "--%s: type=unixio or type=tcp is missing", o->name);
+    if (!type && value_of(o, got, "fd"))
+        type = "unixio";
+    if (!type || (!may_be_tcp && strcmp(type, "unixio") != 0))
+        return err_set(e, ERR_USAGE, "--%s: wanted type=unixio,path=PATH or fd=N", o->name);
     bool is_unix = strcmp(type, "unixio") == 0;
     if (!is_unix && strcmp(type, "tcp") != 0)
         return err_set(e, ERR_USAGE, "--%s: type: wanted unixio or tcp, found \"%s\"", o->name,
@@ -215,6 +236,20 @@ int cli_ctrl(char *text, struct endpoint *ret, struct err *e)
 int cli_server(char *text, struct endpoint *ret, struct err *e)
 {
     return endpoint(&cli_options[OPT_SERVER], text, false, ret, e);
+}
+
+/* It answers to whoever may open it: to nobody but the owner, unless told otherwise. */
+int cli_admin(char *text, struct endpoint *ret, struct err *e)
+{
+    struct endpoint ep;
+    if (endpoint(&cli_options[OPT_ADMIN], text, true, &ep, e) < 0)
+        return -1;
+    if (ep.kind == ENDPOINT_FD && is_no_unix_socket(ep.fd))
+        return err_set(e, ERR_USAGE, "--admin: wanted a unix socket: type=unixio");
+    if (ep.kind == ENDPOINT_UNIX && ep.mode == 0)
+        ep.mode = ADMIN_MODE;
+    *ret = ep;
+    return 0;
 }
 
 int cli_flags(char *text, unsigned *flags, struct err *e)

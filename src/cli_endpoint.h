@@ -10,6 +10,7 @@
 /* text is changed, and ret points into it. ERR_USAGE. */
 int cli_ctrl(char *text, struct endpoint *ret, struct err *e) MUST_CHECK;
 int cli_server(char *text, struct endpoint *ret, struct err *e) MUST_CHECK;
+int cli_admin(char *text, struct endpoint *ret, struct err *e) MUST_CHECK;
 int cli_flags(char *text, unsigned *flags, struct err *e) MUST_CHECK;
 int cli_locality(char *text, unsigned *flags, struct err *e) MUST_CHECK;
 

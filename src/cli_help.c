@@ -37,8 +37,8 @@ static void option_help(FILE *to, const struct cli_option *o)
     fputs(name, to);
     wrapped(to, (size_t)n, NAME_COLUMN, o->help);
     for (const struct cli_subopt *s = o->sub; s->name; s++) {
-        n = snprintf(name, sizeof(name), "      %s%s%s", s->name, s->value ? "=" : "",
-                     s->value ? s->value : "");
+        n = snprintf(name, sizeof(name), "      %s%s%s%s%s", s->name, s->optional ? "[" : "",
+                     s->value ? "=" : "", s->value ? s->value : "", s->optional ? "]" : "");
         fputs(name, to);
         wrapped(to, (size_t)n, NAME_COLUMN, s->help);
     }
@@ -46,8 +46,8 @@ static void option_help(FILE *to, const struct cli_option *o)
 
 void cli_help_command(FILE *to, const struct cli_command *c)
 {
-    fprintf(to, "Usage: nvkeep %s %s [OPTIONS]\n\n%s\n\nOptions:\n", c->name,
-            c->operand ? c->operand : "", c->about);
+    fprintf(to, "Usage: nvkeep %s %s%s%s [OPTIONS]\n\n%s\n\nOptions:\n", c->name,
+            c->operand ? c->operand : "", c->more ? " " : "", c->more ? c->more : "", c->about);
     for (size_t i = 0; i < c->n_options; i++)
         option_help(to, &cli_options[c->options[i]]);
 }

@@ -155,7 +155,7 @@ static int take_subopt(const struct cli_option *opt, char *element, char *ret[MA
         return unknown_subopt(opt, element, e);
     if (ret[i])
         return err_set(e, ERR_USAGE, "--%s: \"%s\" is given twice", opt->name, sub->name);
-    if (sub->value && (!value || !*value))
+    if (sub->value && !sub->optional && (!value || !*value))
         return err_set(e, ERR_USAGE, "--%s: \"%s\" needs a value: %s=%s", opt->name, sub->name,
                        sub->name, sub->value);
     if (!sub->value && value)
@@ -176,6 +176,16 @@ int cli_subopts(const struct cli_option *opt, char *text, char *ret[MAX_SUBOPTS]
     }
     memcpy(ret, found, sizeof(found));
     return 0;
+}
+
+int cli_word(const struct cli_option *opt, const char *text, size_t *ret, struct err *e)
+{
+    for (size_t i = 0; opt->sub[i].name; i++)
+        if (strcmp(opt->sub[i].name, text) == 0) {
+            *ret = i;
+            return 0;
+        }
+    return unknown_subopt(opt, text, e);
 }
 
 static int unknown_option(const struct cli_command *c, const char *name, struct err *e)
@@ -201,6 +211,11 @@ static int set_option(struct cli_args *a, enum cli_option_id id, char *text, str
     if (o->kind == ARG_SIZE && cli_size(what, text, o->least, o->most, &a->number[id], e) < 0)
         return -1;
     if (o->kind == ARG_KEY && key_source_parse(text, &a->key, e) < 0)
+        return -1;
+    if (o->kind == ARG_KEY && a->key.kind == KEY_SOURCE_ADMIN && a->command->run != cmd_serve)
+        return err_set(e, ERR_USAGE, "--key admin: only serve has an admin socket to wait at");
+    size_t which;
+    if (o->kind == ARG_WORDS && cli_word(o, text, &which, e) < 0)
         return -1;
     a->text[id] = text;
     return 0;
@@ -254,7 +269,13 @@ static int set_operand(struct cli_args *a, const char *text, struct err *e)
 {
     char buf[QUOTED_BYTES];
     if (!*text)
-        return err_set(e, ERR_USAGE, "the name of the image is empty");
+        return err_set(e, ERR_USAGE, "%s is empty", a->command->operand);
+    if (a->image && a->command->more && a->n_more < CLI_MORE_MAX) {
+        a->more[a->n_more++] = text;
+        return 0;
+    }
+    if (a->image && a->command->more)
+        return err_set(e, ERR_USAGE, "\"%s\" is one argument too many", quoted(buf, text));
     if (a->image)
         return err_set(e, ERR_USAGE, "one image at a time: \"%s\" is one argument too many",
                        quoted(buf, text));
@@ -298,6 +319,8 @@ static int check_complete(const struct cli_args *a, struct err *e)
     char list[LIST_BYTES] = "";
     if (c->operand && !a->image)
         add_missing(list, "", c->operand, NULL);
+    if (c->more && a->n_more == 0)
+        add_missing(list, "", c->more, NULL);
     for (size_t i = 0; i < c->n_required; i++)
         if (!a->text[c->required[i]])
             add_missing(list, "--", cli_options[c->required[i]].name,

@@ -11,7 +11,8 @@ const struct cli_option cli_options[N_OPTIONS] = {
                          {"fd", "N", "an inherited descriptor, bytes exactly"},
                          {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},
                          {"credential", "NAME", "a systemd credential of this unit"},
-                         {"prompt", NULL, "ask on the terminal"}}},
+                         {"prompt", NULL, "ask on the terminal"},
+                         {"admin", NULL, "serve: wait until it comes through the admin socket"}}},
     [OPT_NEW_KEY] = {"new-key", 0, ARG_PATH, "FILE",
                      "make a random key, write it to FILE (which must not exist) and use it"},
     [OPT_TPM2] = {"tpm2", 0, ARG_NONE, NULL, "a TPM 2.0 (default)"},
@@ -51,6 +52,44 @@ const struct cli_option cli_options[N_OPTIONS] = {
                             {"bindaddr", "ADDRESS", "tcp: numeric address (default: 127.0.0.1)"},
                             {"fd", "N", "an inherited connected socket; end when it is closed"},
                             {"disconnect", NULL, "one command for each connection"}}},
+    [OPT_ADMIN] = {"admin", 0, ARG_SUBOPTS, "SOCKET",
+                   "a socket for management, in QMP's dialect (see nvkeep ctl)",
+                   .sub = {{"type", "unixio", "what kind of socket"},
+                           {"path", "PATH", "where to make the socket"},
+                           {"mode", "OCTAL", "its permissions (default: 0600)"},
+                           {"uid", "USER", "its owner, a name or a number"},
+                           {"gid", "GROUP", "its group, a name or a number"},
+                           {"fd", "N", "an inherited listening socket"}}},
+    [OPT_MIGRATION] =
+        {"migration", 0, ARG_SUBOPTS, "HOW", "what to expect of a migration",
+         .sub = {{"incoming", NULL, "the state comes from another host; wait for it"},
+                 {"release-lock-outgoing", NULL,
+                  "let go of the image when the state was given away (always so)"},
+                 {"storage", "shared|copied",
+                  "incoming: copied: the image may not be whole before the guest stops "
+                  "(default: shared)"},
+                 {"rewind", NULL, "incoming: accept a state older than the image (saved VMs)"},
+                 {"require-prepare", "SECONDS",
+                  "give the state away only within SECONDS (default: 60) of a prepared "
+                  "hand-over",
+                  true}}},
+    [OPT_MIGRATION_KEY] =
+        {"migration-key", 0, ARG_SUBOPTS, "SOURCE", "a key that both hosts have, as for swtpm",
+         .sub = {{"file", "PATH", "a file with the key"},
+                 {"fd", "N", "an inherited descriptor with the key"},
+                 {"pwdfile", "PATH", "a file with a passphrase, from which the key is made"},
+                 {"pwdfd", "N", "an inherited descriptor with a passphrase"},
+                 {"credential", "NAME", "a systemd credential of this unit with the key"},
+                 {"format", "hex|binary", "how the key is written (default: hex)"},
+                 {"mode", "aes-256-cbc|aes-128-cbc", "its length (default: aes-128-cbc)"},
+                 {"kdf", "pbkdf2|sha512", "how it is made from a passphrase (default: pbkdf2)"},
+                 {"remove", "BOOL", "remove the file once it was read", true}}},
+    [OPT_MIGRATION_SEAL] = {"migration-seal", 0, ARG_WORDS, "POLICY",
+                            "whether what travels is sealed",
+                            .sub = {{"auto", NULL,
+                                     "sealed; plain is accepted unless there is a migration key"},
+                                    {"off", NULL, "as swtpm sends it"},
+                                    {"required", NULL, "sealed; nothing else is accepted"}}},
     [OPT_FLAGS] = {"flags", 0, ARG_SUBOPTS, "FLAGS",
                    "what happens without being told on the control channel",
                    .sub = {{"not-need-init", NULL, "power the TPM on at start"},
@@ -78,6 +117,8 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_DAEMON] = {"daemon", 'd', ARG_NONE, NULL,
                     "go to the background once the image is open; the exit code tells"},
     [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
+    [OPT_FOLLOW] = {"follow", 'f', ARG_NONE, NULL,
+                    "events: go on after the first one, until the daemon ends"},
     [OPT_JSON] = {"json", 0, ARG_NONE, NULL, "report as a JSON object on standard output"},
     [OPT_HELP] = {"help", 'h', ARG_NONE, NULL, "this text"},
 };
@@ -122,10 +163,13 @@ const struct cli_command cli_commands[] = {
             "Runs until the emulator shuts it down, SIGTERM arrives, or (with --terminate) the\n"
             "data connection is lost. Never asks for a passphrase unless told so by --key prompt.\n"
             "Without --log, errors go to standard error.",
-        OPTIONS(OPT_KEY, OPT_CTRL, OPT_SERVER, OPT_FLAGS, OPT_LOCALITY, OPT_LOG, OPT_PID,
+        OPTIONS(OPT_KEY, OPT_CTRL, OPT_SERVER, OPT_ADMIN, OPT_MIGRATION, OPT_MIGRATION_KEY,
+                OPT_MIGRATION_SEAL, OPT_TPM2, OPT_TPM12, OPT_FLAGS, OPT_LOCALITY, OPT_LOG, OPT_PID,
                 OPT_DAEMON, OPT_TERMINATE, OPT_JSON, OPT_HELP),
         .required = {OPT_CTRL},
         .n_required = 1,
+        .exclusive = {{OPT_TPM2, OPT_TPM12}},
+        .n_exclusive = 1,
         .wants_key = true,
         .run = cmd_serve,
     },
@@ -170,6 +214,28 @@ const struct cli_command cli_commands[] = {
         OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
         .wants_key = true,
         .run = cmd_check,
+    },
+    {
+        .name = "ctl",
+        .operand = "SOCKET",
+        .more = "COMMAND [NAME=VALUE...]",
+        .brief = "talk to a daemon on its admin socket",
+        .about =
+            "Gives one command to the daemon that was started with --admin "
+            "type=unixio,path=SOCKET\n"
+            "and shows its answer. The exit code is that of the answer's class.\n"
+            "\n"
+            "  query-status               what it is doing, and the state it has\n"
+            "  add-key --key SOURCE       give a daemon that waits (serve --key admin) its key\n"
+            "  migrate-prepare            would the hand-over work? changes nothing\n"
+            "  prepare-outgoing           source: begin a prepared hand-over; shows a token\n"
+            "  prepare-incoming token=T   destination: check everything; shows a token\n"
+            "  commit-outgoing token=T    source: allow the state to leave, for some time\n"
+            "  migrate-abort              take that back; forget what was handed in\n"
+            "  events [--follow]          wait for an event and show it\n"
+            "  query-commands, query-version, quit\n",
+        OPTIONS(OPT_KEY, OPT_FOLLOW, OPT_JSON, OPT_HELP),
+        .run = cmd_ctl,
     },
 };
 

@@ -24,12 +24,17 @@ enum cli_option_id {
     OPT_CLUSTER_SIZE,
     OPT_CTRL,
     OPT_SERVER,
+    OPT_ADMIN,
+    OPT_MIGRATION,
+    OPT_MIGRATION_KEY,
+    OPT_MIGRATION_SEAL,
     OPT_FLAGS,
     OPT_LOCALITY,
     OPT_LOG,
     OPT_PID,
     OPT_DAEMON,
     OPT_TERMINATE,
+    OPT_FOLLOW,
     OPT_JSON,
     OPT_HELP,
     N_OPTIONS
@@ -42,6 +47,7 @@ enum cli_arg_kind {
     ARG_NUMBER,  /* decimal, least to most */
     ARG_SIZE,    /* the same with K, M or G (1024) behind it */
     ARG_SUBOPTS, /* name=value,name,... */
+    ARG_WORDS,   /* one of sub[]: cli_word() */
 };
 
 enum { MAX_SUBOPTS = 12 };
@@ -51,6 +57,7 @@ struct cli_subopt {
     const char *name;
     const char *value; /* NULL: takes none */
     const char *help;
+    bool optional; /* the value */
 };
 
 struct cli_option {
@@ -68,6 +75,7 @@ struct cli_run;
 struct cli_command {
     const char *name;
     const char *operand; /* NULL: takes none */
+    const char *more;    /* what may follow it; NULL: nothing */
     const char *brief;
     const char *about;                     /* paragraphs of --help */
     enum cli_option_id options[N_OPTIONS]; /* in the order of --help */

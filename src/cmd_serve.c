@@ -8,21 +8,26 @@
 
 #include "src/cli_daemon.h"
 #include "src/cli_endpoint.h"
+#include "src/cli_migration.h"
+#include "src/migration_key_source.h"
 
 /* Everything that serve needs, and who owns the paths that had to be made absolute. */
 struct plan {
     struct serve_options o;
+    struct migration_key_source migration_key; /* KEY_SOURCE_NONE: no such key */
     struct cli_log log_to;
     struct log log;
-    char *image, *ctrl_path, *server_path, *pid_path;
+    char *image, *ctrl_path, *server_path, *admin_path, *pid_path;
 };
 
 static void plan_clear(struct plan *p)
 {
     secret_free(p->o.pass);
+    migration_key_free(p->o.migration_key);
     free(p->image);
     free(p->ctrl_path);
     free(p->server_path);
+    free(p->admin_path);
     free(p->pid_path);
 }
 
@@ -40,6 +45,8 @@ static int check_descriptors(const struct cli_args *a, const struct plan *p, str
     } used[] = {{"--key", a->key.fd},
                 {"--ctrl", p->o.ctrl.fd},
                 {"--server", p->o.server.fd},
+                {"--admin", p->o.admin.fd},
+                {"--migration-key", p->migration_key.fd},
                 {"--log", p->log_to.fd},
                 {"--pid", p->o.pid_fd}};
     for (size_t i = 0; i < ARRAY_LEN(used); i++)
@@ -47,10 +54,22 @@ static int check_descriptors(const struct cli_args *a, const struct plan *p, str
             if (used[i].fd >= 0 && used[i].fd == used[j].fd)
                 return err_set(e, ERR_USAGE, "%s and %s name the same descriptor %d", used[i].name,
                                used[j].name, used[i].fd);
-    if (p->o.ctrl.path && p->o.server.path && strcmp(p->o.ctrl.path, p->o.server.path) == 0)
-        return err_set(e, ERR_USAGE, "--ctrl and --server name the same path");
     if (p->o.ctrl.port && p->o.ctrl.port == p->o.server.port)
         return err_set(e, ERR_USAGE, "--ctrl and --server name the same port %u", p->o.ctrl.port);
+    return 0;
+}
+
+static int check_sockets(const struct plan *p, struct err *e)
+{
+    const struct {
+        const char *name, *path;
+    } used[] = {
+        {"--ctrl", p->o.ctrl.path}, {"--server", p->o.server.path}, {"--admin", p->o.admin.path}};
+    for (size_t i = 0; i < ARRAY_LEN(used); i++)
+        for (size_t j = i + 1; j < ARRAY_LEN(used); j++)
+            if (used[i].path && used[j].path && strcmp(used[i].path, used[j].path) == 0)
+                return err_set(e, ERR_USAGE, "%s and %s name the same path", used[i].name,
+                               used[j].name);
     return 0;
 }
 
@@ -66,11 +85,13 @@ static bool same_file(const char *a, const char *b)
 static int check_files(const struct cli_args *a, const struct plan *p, struct err *e)
 {
     bool key_is_file = a->key.kind == KEY_SOURCE_FILE || a->key.kind == KEY_SOURCE_PWDFILE;
+    bool way_is_file = p->migration_key.kind == KEY_SOURCE_FILE;
     const char *log = p->log_to.file && strcmp(p->log_to.file, "-") != 0 ? p->log_to.file : NULL;
     const struct {
         const char *name, *path;
     } used[] = {{"the image", p->o.image},
                 {"--key", key_is_file ? a->key.value : NULL},
+                {"--migration-key", way_is_file ? p->migration_key.value : NULL},
                 {"--log", log},
                 {"--pid", p->o.pid_file}};
     char buf[200];
@@ -87,10 +108,14 @@ static int parse(const struct cli_args *a, struct plan *p, struct err *e)
 {
     char *const *text = a->text;
     p->o = (struct serve_options){.image = a->image, .pid_fd = -1, .ready_fd = -1};
-    p->o.ctrl.fd = p->o.server.fd = -1;
+    p->o.ctrl.fd = p->o.server.fd = p->o.admin.fd = -1;
     p->log_to = (struct cli_log){.fd = -1};
+    p->migration_key.fd = -1;
     if (cli_ctrl(text[OPT_CTRL], &p->o.ctrl, e) < 0 ||
         (text[OPT_SERVER] && cli_server(text[OPT_SERVER], &p->o.server, e) < 0) ||
+        (text[OPT_ADMIN] && cli_admin(text[OPT_ADMIN], &p->o.admin, e) < 0) ||
+        (text[OPT_MIGRATION_KEY] &&
+         migration_key_source_parse(text[OPT_MIGRATION_KEY], &p->migration_key, e) < 0) ||
         (text[OPT_FLAGS] && cli_flags(text[OPT_FLAGS], &p->o.flags, e) < 0) ||
         (text[OPT_LOCALITY] && cli_locality(text[OPT_LOCALITY], &p->o.flags, e) < 0) ||
         (text[OPT_LOG] && cli_log(text[OPT_LOG], &p->log_to, e) < 0) ||
@@ -98,7 +123,7 @@ static int parse(const struct cli_args *a, struct plan *p, struct err *e)
         return -1;
     if (text[OPT_TERMINATE])
         p->o.flags |= SERVE_TERMINATE;
-    if (check_descriptors(a, p, e) < 0)
+    if (cli_migration(a, &p->o, e) < 0 || check_descriptors(a, p, e) < 0 || check_sockets(p, e) < 0)
         return -1;
     return check_files(a, p, e);
 }
@@ -125,16 +150,17 @@ static int make_all_absolute(struct plan *p, struct err *e)
     if (make_absolute(p->o.image, &p->image, &p->o.image, e) < 0 ||
         make_absolute(p->o.ctrl.path, &p->ctrl_path, &p->o.ctrl.path, e) < 0 ||
         make_absolute(p->o.server.path, &p->server_path, &p->o.server.path, e) < 0 ||
+        make_absolute(p->o.admin.path, &p->admin_path, &p->o.admin.path, e) < 0 ||
         make_absolute(p->o.pid_file, &p->pid_path, &p->o.pid_file, e) < 0)
         return -1;
-    const char *sockets[] = {p->o.ctrl.path, p->o.server.path};
+    static const char *const names[] = {"--ctrl", "--server", "--admin"};
+    const char *sockets[] = {p->o.ctrl.path, p->o.server.path, p->o.admin.path};
     for (size_t i = 0; i < ARRAY_LEN(sockets); i++)
         if (sockets[i] && strlen(sockets[i]) >= sizeof(((struct sockaddr_un *)0)->sun_path))
             return err_set(e, ERR_USAGE,
                            "%s: with --daemon the path of a socket is made absolute, and this one "
                            "then has more than %zu bytes; choose a shorter one",
-                           i ? "--server" : "--ctrl",
-                           sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+                           names[i], sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
     return 0;
 }
 
@@ -153,11 +179,20 @@ static int open_log(struct plan *p, struct err *e)
     return 0;
 }
 
+static int read_keys(const struct cli_args *a, struct plan *p, struct err *e)
+{
+    if (p->migration_key.kind != KEY_SOURCE_NONE &&
+        migration_key_source_read(&p->migration_key, &p->o.migration_key, e) < 0)
+        return -1;
+    p->o.rules.migration_key = p->o.migration_key;
+    return p->o.key_from_admin ? 0 : cli_key(a, false, &p->o.pass, &p->o.pass_bytes, e);
+}
+
 /* In the process that stays. serve() sends its own verdict; what fails before it is ours to send.
  */
 static int serve_here(const struct cli_args *a, struct plan *p, struct err *e)
 {
-    int r = cli_key(a, false, &p->o.pass, &p->o.pass_bytes, e);
+    int r = read_keys(a, p, e);
     if (r == 0 && p->o.ready_fd >= 0)
         r = daemon_detach(e);
     if (r < 0 && p->o.ready_fd >= 0)

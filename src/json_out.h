@@ -1,4 +1,5 @@
-/* One JSON object for standard output. json_out.c is the only file that sees jansson.
+/* One JSON object, made step by step: a report on standard output, or a line on a socket. json.c is
+ * the only file that sees jansson.
  *
  * Values are added in the order in which they shall appear. An object goes bad once (no memory) and
  * stays bad; json_out_print() tells. Text that is not UTF-8 is escaped as \xNN.
@@ -10,7 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "src/base/err.h"
+#include "src/json_in.h"
 
 struct json_out;
 
@@ -29,6 +30,11 @@ void json_out_object(struct json_out *o, const char *name);
 void json_out_array(struct json_out *o, const char *name);
 void json_out_end(struct json_out *o);
 
+/* What was read elsewhere, as it is. */
+void json_out_value(struct json_out *o, const char *name, const struct json_in *value);
+
+/* All of it in one line that ends in CR LF. On the heap; NULL where it went bad. */
+char *json_out_line(const struct json_out *o);
 /* ERR_STORAGE where it went bad or could not be written. */
 int json_out_print(const struct json_out *o, FILE *to, struct err *e) MUST_CHECK;
 

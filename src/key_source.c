@@ -24,6 +24,7 @@ static const struct form {
     [KEY_SOURCE_FD] = {"fd", false, TAKES_FD},
     [KEY_SOURCE_CREDENTIAL] = {"credential", false, TAKES_NAME},
     [KEY_SOURCE_PROMPT] = {"prompt", false, TAKES_NOTHING},
+    [KEY_SOURCE_ADMIN] = {"admin", false, TAKES_NOTHING},
 };
 
 static const char *quoted(char buf[QUOTED_BYTES], const char *text)
@@ -259,6 +260,8 @@ int key_source_read(const struct key_source *src, const char *image, struct secr
 {
     if (src->kind == KEY_SOURCE_PROMPT)
         return key_prompt(image, ret, ret_bytes, e);
+    if (src->kind == KEY_SOURCE_ADMIN)
+        return err_set(e, ERR_USAGE, "--key admin: a key that comes later cannot be read now");
     if (src->kind == KEY_SOURCE_NONE || src->kind >= KEY_SOURCE_N_KINDS)
         return err_set(e, ERR_KEY_MISSING, "no key was given; name its source with --key");
 

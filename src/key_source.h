@@ -6,6 +6,7 @@
  *     fd=N               bytes exactly, from an inherited descriptor
  *     credential=NAME    file NAME in $CREDENTIALS_DIRECTORY (systemd), bytes exactly
  *     prompt             asked on the terminal, without echo
+ *     admin              comes later, through the admin socket of serve: nothing is read here
  *
  * Never argv, never the environment. The passphrase goes from the descriptor straight into a
  * secret. PATH may be a pipe (process substitution): reading then waits for its writer.
@@ -23,6 +24,7 @@ enum key_source_kind {
     KEY_SOURCE_FD,
     KEY_SOURCE_CREDENTIAL,
     KEY_SOURCE_PROMPT,
+    KEY_SOURCE_ADMIN,
     KEY_SOURCE_N_KINDS
 };
 enum { KEY_MAX_BYTES = 65536 };

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 
+#include "src/admin_server.h"
 #include "src/base/fd.h"
 #include "src/clock.h"
 #include "src/confine.h"
@@ -24,9 +25,10 @@ struct server {
     struct serve_options *o;
     struct log *log;
     int signals;
-    struct listener *ctrl, *data;
+    struct listener *ctrl, *data, *admin_socket;
     struct pid_file *pid;
-    struct worker *worker;
+    struct admin_server *admin; /* there from the start */
+    struct worker *worker;      /* with `clients`; NULL while a key is awaited */
     struct ctrl_server *clients;
 
     bool bound; /* the sockets are there */
@@ -38,6 +40,7 @@ struct server {
     int64_t end_at;   /* after a refusal: when it is enough; -1: no refusal */
     int64_t ending;   /* since when; -1: not */
     int64_t farewell; /* since when the worker has ended; -1: it has not */
+    const char *why;  /* it ends */
     bool asked;       /* to end, by a signal or SHUTDOWN */
     bool gave_up;     /* told to end twice */
 };
@@ -93,24 +96,83 @@ static int look_around(struct server *s, struct err *e)
 {
     if (check_options(s->o, e) < 0 || confine_memory(e) < 0 || take_signals(&s->signals, e) < 0 ||
         listener_new(&s->o->ctrl, "--ctrl", &s->ctrl, e) < 0 ||
-        listener_new(&s->o->server, "--server", &s->data, e) < 0)
+        listener_new(&s->o->server, "--server", &s->data, e) < 0 ||
+        listener_new(&s->o->admin, "--admin", &s->admin_socket, e) < 0)
         return -1;
     int fd = MOVE_FD(s->o->pid_fd);
     return pid_file_new(s->o->pid_file, fd, &s->pid, e);
 }
 
-static int start_worker(struct server *s, struct err *e)
+/* The admin socket is there before anything is open. */
+static int open_admin(struct server *s, struct err *e)
+{
+    if (admin_server_new(s->admin_socket, s->log, s->o->key_from_admin, &s->admin, e) < 0)
+        return -1;
+    return listener_open(s->admin_socket, e);
+}
+
+/* Takes *pass. */
+static int start_worker(struct server *s, struct secret **pass, size_t pass_bytes, struct err *e)
 {
     OWNED(data_channel) data = NULL;
     OWNED_FD client = listener_take_client(s->data);
-    const struct session_options session = {s->o->image, s->o->flags, s->log};
+    const struct session_options session = {.image = s->o->image,
+                                            .flags = s->o->flags,
+                                            .log = s->log,
+                                            .rules = s->o->rules,
+                                            .incoming = s->o->incoming,
+                                            .copied = s->o->copied,
+                                            .device = s->o->device};
     if (data_channel_new(s->o->server.disconnect, &data, e) < 0)
         return -1;
     s->has_data_client = client >= 0;
     if (client >= 0 && data_channel_adopt(data, &client) != CTRL_OK)
-        return err_set(e, ERR_USAGE, "--server: descriptor %d is not a connection", client);
-    return worker_start(&session, &s->o->pass, s->o->pass_bytes, &data, &s->worker, e);
+        return err_set(e, ERR_USAGE, "--server: the inherited descriptor is not connected");
+    if (worker_start(&session, pass, pass_bytes, &data, &s->worker, e) < 0)
+        return -1;
+    return ctrl_server_new(s->worker, s->ctrl, s->log, &s->clients, e);
 }
+
+static void drop_worker(struct server *s)
+{
+    ctrl_server_free(MOVE(s->clients));
+    if (!s->worker)
+        return;
+    worker_end(s->worker);
+    worker_cancel(s->worker);
+    worker_free(MOVE(s->worker));
+}
+
+/* --- a key that is awaited --- */
+
+/* 1: the loop is over. */
+static int follow_key(struct server *s)
+{
+    struct err refused;
+    OWNED(secret) pass = NULL;
+    size_t pass_bytes = 0;
+    if (s->ending >= 0)
+        return admin_server_is_quiet(s->admin) || now_ms() >= s->farewell + FAREWELL_MS;
+    if (!admin_server_take_key(s->admin, &pass, &pass_bytes))
+        return 0;
+    log_line(s->log, 1, "a key has come through the admin socket");
+    if (start_worker(s, &pass, pass_bytes, &refused) == 0)
+        return 0;
+    drop_worker(s);
+    log_err(s->log, &refused);
+    admin_server_refuse_key(s->admin, &refused);
+    return 0;
+}
+
+/* Nothing was published: as if that key had never come. */
+static void await_another_key(struct server *s, const struct err *verdict)
+{
+    drop_worker(s);
+    log_err(s->log, verdict);
+    admin_server_refuse_key(s->admin, verdict);
+}
+
+/* --- ready --- */
 
 static int bind_sockets(struct server *s, struct err *e)
 {
@@ -125,8 +187,8 @@ static int bind_sockets(struct server *s, struct err *e)
 
 static int become_ready(struct server *s, struct err *e)
 {
-    const struct confine c = {
-        {listener_dir_fd(s->ctrl), listener_dir_fd(s->data), pid_file_dir_fd(s->pid), -1}};
+    const struct confine c = {{listener_dir_fd(s->ctrl), listener_dir_fd(s->data),
+                               pid_file_dir_fd(s->pid), listener_dir_fd(s->admin_socket)}};
     if (confine(&c, e) < 0)
         return -1;
     /* Not one command before that. */
@@ -135,10 +197,20 @@ static int become_ready(struct server *s, struct err *e)
     s->ready = true;
     log_line(s->log, 1, "ready");
     tell(s, 0, "");
+    admin_server_ready(s->admin, s->worker);
     return 0;
 }
 
 /* --- end --- */
+
+/* Nothing is done any more. */
+static void begin_farewell(struct server *s)
+{
+    if (s->farewell >= 0)
+        return;
+    s->farewell = now_ms();
+    admin_server_say_goodbye(s->admin, s->why, s->verdict.kind == ERR_NONE ? NULL : &s->verdict);
+}
 
 /* Nobody new can come; what runs is finished, what was asked is answered. */
 static void begin_end(struct server *s, const char *why)
@@ -149,6 +221,13 @@ static void begin_end(struct server *s, const char *why)
     s->ending = now_ms();
     listener_remove(s->ctrl);
     listener_remove(s->data);
+    listener_remove(s->admin_socket);
+    s->why = why;
+    admin_server_stop(s->admin, why, s->verdict.kind == ERR_NONE ? NULL : &s->verdict);
+    if (!s->worker) {
+        begin_farewell(s);
+        return;
+    }
     ctrl_server_stop(s->clients);
     worker_end(s->worker);
 }
@@ -171,7 +250,7 @@ static bool nobody_can_come(const struct server *s)
            ctrl_server_clients(s->clients) == 0 && !s->has_data_client;
 }
 
-static void look_for_an_end(struct server *s)
+static void look_for_lost_clients(struct server *s)
 {
     bool lost = worker_data_was_lost(s->worker);
     if (ctrl_server_gave_data(s->clients))
@@ -187,6 +266,16 @@ static void look_for_an_end(struct server *s)
         begin_end(s, "the control connection was lost");
     else if (nobody_can_come(s))
         begin_end(s, "all connections were lost");
+}
+
+static void look_for_an_end(struct server *s)
+{
+    if (s->worker)
+        look_for_lost_clients(s);
+    if (!admin_server_was_told_to_quit(s->admin))
+        return;
+    s->asked = true;
+    begin_end(s, "quit");
 }
 
 /* --- the loop --- */
@@ -206,14 +295,21 @@ static void note_refusal(struct server *s, const struct err *e)
     note_verdict(s, e);
 }
 
+/* Before the verdict. Waiting for somebody else's claim is no reason to let clients in, and a key
+ * that came through the admin socket may be followed by another one. */
+static bool may_bind(const struct server *s)
+{
+    return s->worker && !s->bound && s->ending < 0 && !s->o->key_from_admin &&
+           worker_is_stretching(s->worker);
+}
+
 /* 1: the loop is over. */
 static int follow_worker(struct server *s, struct err *e)
 {
     struct err verdict;
     switch (worker_phase(s->worker, &verdict)) {
     case WORKER_VERIFYING:
-        /* Waiting for somebody else's claim is no reason to let clients in. */
-        if (s->bound || s->ending >= 0 || !worker_is_stretching(s->worker) || now_ms() < s->bind_at)
+        if (!may_bind(s) || now_ms() < s->bind_at)
             return 0;
         log_line(s->log, 1, "verification takes its time: clients may connect, and wait");
         return bind_sockets(s, e);
@@ -230,6 +326,10 @@ static int follow_worker(struct server *s, struct err *e)
                 note_verdict(s, &verdict);
             return 0;
         }
+        if (s->o->key_from_admin && !s->ready) {
+            await_another_key(s, &verdict);
+            return 0;
+        }
         if (!s->bound) {
             *e = verdict;
             return -1;
@@ -239,53 +339,63 @@ static int follow_worker(struct server *s, struct err *e)
             begin_end(s, "the image cannot be served");
         return 0;
     case WORKER_ENDED:
-        if (s->farewell < 0)
-            s->farewell = now_ms();
-        return ctrl_server_is_quiet(s->clients) || now_ms() >= s->farewell + FAREWELL_MS;
+        begin_farewell(s);
+        return (ctrl_server_is_quiet(s->clients) && admin_server_is_quiet(s->admin)) ||
+               now_ms() >= s->farewell + FAREWELL_MS;
     }
     return 0;
 }
 
 static int64_t next_deadline(const struct server *s)
 {
-    bool may_bind = !s->bound && s->ending < 0 && worker_is_stretching(s->worker);
-    int64_t limit = may_bind ? s->bind_at : -1;
-    if (s->ending < 0)
-        limit = sooner(limit, s->end_at);
-    else
-        limit = sooner(limit, s->farewell >= 0 ? s->farewell + FAREWELL_MS : now_ms() + GRACE_MS);
-    return limit;
+    if (s->ending >= 0)
+        return s->farewell >= 0 ? s->farewell + FAREWELL_MS : now_ms() + GRACE_MS;
+    return sooner(may_bind(s) ? s->bind_at : -1, s->end_at);
+}
+
+static void deliver(struct server *s)
+{
+    struct session_event event;
+    struct ctrl_job *job;
+    worker_clear_fd(s->worker);
+    while (worker_next_event(s->worker, &event))
+        admin_server_tell(s->admin, &event);
+    while ((job = worker_admin_done(s->worker)))
+        admin_server_done(s->admin, job);
+    ctrl_server_deliver(s->clients);
 }
 
 static void turn(struct server *s)
 {
-    struct pollfd p[2 + CTRL_POLL_MAX] = {{.fd = s->signals, .events = POLLIN},
-                                          {.fd = worker_fd(s->worker), .events = POLLIN}};
-    int64_t limit;
-    size_t n = 2 + ctrl_server_wants(s->clients, p + 2, &limit);
-    if (!s->bound)
-        n = 2;
-    limit = s->bound ? sooner(limit, next_deadline(s)) : next_deadline(s);
-    if (poll(p, n, ms_left(limit, now_ms())) < 0)
+    struct pollfd p[2 + ADMIN_POLL_MAX + CTRL_POLL_MAX] = {{.fd = s->signals, .events = POLLIN},
+                                                           {.fd = -1, .events = POLLIN}};
+    int64_t limit, ctrl_limit = -1;
+    size_t n_admin = admin_server_wants(s->admin, p + 2, &limit), n_ctrl = 0;
+    struct pollfd *ctrl = p + 2 + n_admin;
+    if (s->worker)
+        p[1].fd = worker_fd(s->worker);
+    if (s->worker && s->bound)
+        n_ctrl = ctrl_server_wants(s->clients, ctrl, &ctrl_limit);
+    limit = sooner(sooner(limit, ctrl_limit), next_deadline(s));
+    if (poll(p, 2 + n_admin + n_ctrl, ms_left(limit, now_ms())) < 0)
         return;
     if (p[0].revents)
         read_signals(s);
-    if (p[1].revents)
-        worker_clear_fd(s->worker);
-    ctrl_server_deliver(s->clients);
-    if (n > 2)
-        ctrl_server_run(s->clients, p + 2, n - 2);
+    if (s->worker)
+        deliver(s);
+    if (n_ctrl > 0)
+        ctrl_server_run(s->clients, ctrl, n_ctrl);
+    admin_server_run(s->admin, p + 2, n_admin);
     look_for_an_end(s);
-    if (s->ending >= 0 && s->farewell < 0 && now_ms() >= s->ending + GRACE_MS)
+    if (s->worker && s->ending >= 0 && s->farewell < 0 && now_ms() >= s->ending + GRACE_MS)
         worker_cancel(s->worker);
 }
 
 static int run(struct server *s, struct err *e)
 {
     s->bind_at = now_ms() + VERIFY_BEFORE_BIND_MS;
-    s->end_at = s->ending = s->farewell = -1;
     for (;;) {
-        int r = follow_worker(s, e);
+        int r = s->worker ? follow_worker(s, e) : follow_key(s);
         if (r < 0)
             return -1;
         if (r > 0)
@@ -303,12 +413,9 @@ static int run(struct server *s, struct err *e)
 
 static void clean_up(struct server *s)
 {
-    if (s->worker) {
-        worker_end(s->worker);
-        worker_cancel(s->worker);
-    }
-    ctrl_server_free(s->clients);
-    worker_free(s->worker);
+    drop_worker(s);
+    admin_server_free(s->admin);
+    listener_free(s->admin_socket);
     listener_free(s->ctrl);
     listener_free(s->data);
     pid_file_free(s->pid);
@@ -339,17 +446,34 @@ static int tell_early_end(struct server *s, struct err *e)
     return -1;
 }
 
+static int start(struct server *s, struct err *e)
+{
+    if (look_around(s, e) < 0 || open_admin(s, e) < 0)
+        return -1;
+    if (!s->o->key_from_admin)
+        return start_worker(s, &s->o->pass, s->o->pass_bytes, e);
+    log_line(s->log, 1, "waiting for a key to come through the admin socket");
+    /* Whoever brings it waits for this. */
+    tell(s, 0, "");
+    return 0;
+}
+
 int serve(struct serve_options *o, struct log *log, struct err *e)
 {
-    struct server s = {.o = o, .log = log, .signals = -1};
-    int r = -1;
-    if (look_around(&s, e) == 0 && start_worker(&s, e) == 0 &&
-        ctrl_server_new(s.worker, s.ctrl, log, &s.clients, e) == 0)
+    struct server s = {
+        .o = o, .log = log, .signals = -1, .end_at = -1, .ending = -1, .farewell = -1};
+    int r = start(&s, e);
+    if (r == 0)
         r = run(&s, e);
     if (s.gave_up && r < 0)
         abandon(&s, e);
+    if (r < 0 && s.admin && s.ending < 0) {
+        admin_server_stop(s.admin, "", e);
+        admin_server_say_goodbye(s.admin, "", e);
+    }
     clean_up(&s);
     secret_free(MOVE(o->pass));
+    migration_key_free(MOVE(o->migration_key));
     if (r < 0)
         tell(&s, err_class(e->kind)->exit_code, e->text);
     else if (!s.ready)

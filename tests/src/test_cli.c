@@ -366,7 +366,8 @@ static void help_mentions_every_command_option_and_suboption(void **state)
             snprintf(want, sizeof(want), "--%s", o->name);
             assert_non_null(strstr(text, want));
             for (const struct cli_subopt *s = o->sub; s->name; s++) {
-                snprintf(want, sizeof(want), "\n      %s%s", s->name, s->value ? "=" : "");
+                snprintf(want, sizeof(want), "\n      %s%s%s", s->name, s->optional ? "[" : "",
+                         s->value ? "=" : "");
                 if (!strstr(text, want))
                     fail_msg("help of %s lacks %s", c->name, want);
             }
@@ -450,9 +451,10 @@ static void manual_lists_exactly_the_options_of_the_table(void **state)
                      o->value ? " _" : "", o->value ? o->value : "", o->value ? "_" : "");
             if (!strstr(text, want))
                 fail_msg("section %s of the manual lacks the line %s", c->name, want + 1);
-            for (const struct cli_subopt *s = o->sub; s->name && o->kind == ARG_SUBOPTS; s++) {
-                snprintf(want, sizeof(want), "*%s%s%s", s->name, s->value ? "=" : "",
-                         s->value ? "" : "*");
+            for (const struct cli_subopt *s = o->sub; s->name && o->kind != ARG_KEY; s++) {
+                bool bare = !s->value || s->optional;
+                snprintf(want, sizeof(want), "*%s%s%s", s->name, bare ? "*" : "=",
+                         s->optional ? "[=" : "");
                 if (!strstr(text, want))
                     fail_msg("section %s of the manual lacks %s of --%s", c->name, want, o->name);
             }
