@@ -83,7 +83,13 @@ static int stage(struct session *s, const struct ctrl_job *job, struct err *e)
     OWNED(secret) state = NULL;
     size_t n = 0;
     const uint8_t *p = job->req.bytes > 0 ? secret_peek(job->blob) : NULL;
-    if (custody_stage(s->custody, kind, p, job->req.bytes, &state, &n, e) < 0) {
+    int r = 0;
+    if (job->req.flags & CTRL_STATE_ENCRYPTED && job->req.bytes > 0 &&
+        !envelope_is(p, job->req.bytes))
+        r = err_set(e, ERR_KEY_MISSING,
+                    "the state is encrypted with a key that belongs to another TPM emulator (swtpm's "
+                    "--key)");
+    if (r < 0 || custody_stage(s->custody, kind, p, job->req.bytes, &state, &n, e) < 0) {
         tpm_stage_abort(s->tpm, e);
         return -1;
     }

@@ -3,8 +3,8 @@
 #include <dirent.h>
 
 enum {
-    CAPS_TPM2 = 0xffff,
-    CAPS_TPM12 = 0x7fdf,
+    CAPS_TPM2 = 0x1ffff,
+    CAPS_TPM12 = 0x17fdf,
     PCR = 16,
     INDEX = 0x01800001,
     STORED_KEY = 1, /* of GET_CONFIG */
@@ -161,6 +161,7 @@ static void messages_may_come_in_pieces_or_together(void **state)
                                      [4 + 10] = 0x0a,
                                      [4 + 11] = 0xf8,
                                      [4 + 14] = 0x10,
+                                     [4 + 16 + 4 + 4 + 5] = 0x01,
                                      [4 + 16 + 4 + 4 + 6] = 0xff,
                                      [4 + 16 + 4 + 4 + 7] = 0xff};
     uint8_t r[sizeof(want)];

@@ -21,7 +21,8 @@ umask 077
 # what nvkeep says              what swtpm says                 why
 allowed='
 ptm configuration flags: 0x1    ptm configuration flags: 0x0    our state is always encrypted; swtpm runs without a key here
-ptm capability is 0x7fdf        ptm capability is 0x7fff        a TPM 1.2 cannot be cancelled, which is said at once
+ptm capability is 0x1ffff       ptm capability is 0xffff        the storage can be locked again, as with newer versions of swtpm
+ptm capability is 0x17fdf       ptm capability is 0x7fff        the same; a TPM 1.2 cannot be cancelled, which is said at once
 '
 
 wait_for()
@@ -36,7 +37,8 @@ wait_for()
 
 start_nvkeep()
 {
-    "$NVKEEP" serve image --key file=key --ctrl type=unixio,path=nvkeep.ctrl --log file=nvkeep.log,level=5 &
+    "$NVKEEP" serve image --key file=key --ctrl type=unixio,path=nvkeep.ctrl --migration-seal off \
+        --log file=nvkeep.log,level=5 &
     daemon=$!
     wait_for nvkeep.ctrl
 }
