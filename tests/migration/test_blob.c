@@ -1,33 +1,8 @@
 /* swtpm's envelope. The golden blobs were saved by Debian's swtpm 0.7.1 (swtpm_ioctl --save, and
  * the files in its state directory); they are the seeds of the fuzz target too. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "migration/blob.h"
 #include "src/base/bytes.h"
-
-struct file {
-    uint8_t b[16384];
-    size_t n;
-};
-
-static struct file golden(const char *name)
-{
-    struct file f = {0};
-    char path[4096];
-    const char *top = getenv("NVKEEP_SOURCE");
-    snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/blob/%s", top ? top : ".", name);
-    FILE *in = fopen(path, "rb");
-    if (!in)
-        fail_msg("cannot open %s", path);
-    f.n = fread(f.b, 1, sizeof(f.b), in);
-    fclose(in);
-    return f;
-}
+#include "tests/migration/blob_golden.h"
 
 static void refused(const struct file *f, enum err_kind kind, const char *says)
 {
