@@ -59,12 +59,14 @@ enum handover_state custody_state(const struct custody *c)
 
 static int refusal(const struct custody *c, enum handover_event v, struct err *e)
 {
+    if (c->state == HO_FENCED)
+        return err_set(e, ERR_FENCED, "another owner has taken the TPM's state over");
     if (c->state == HO_EXPORTED)
         return err_set(
             e, ERR_LOCKED,
             "the TPM's state is on its way to another host; try again when that is done");
     if (v == HO_INIT || v == HO_INIT_LOAD) {
-        if (c->state == HO_AWAY || c->state == HO_FENCED)
+        if (c->state == HO_AWAY)
             return err_set(e, ERR_STATE_EMPTY,
                            "this TPM waits for a migration, and no state was handed over yet; to "
                            "start it from the image, leave `incoming` out of --migration");
@@ -75,8 +77,6 @@ static int refusal(const struct custody *c, enum handover_event v, struct err *e
     if (c->state == HO_RELEASED || c->state == HO_RECLAIMING || c->state == HO_RELEASED_OFF)
         return err_set(e, ERR_USAGE,
                        "the TPM's state was given away; it can be taken back (LOCK_STORAGE)");
-    if (c->state == HO_FENCED)
-        return err_set(e, ERR_FENCED, "another owner has taken the TPM's state over");
     return err_set(e, ERR_USAGE, "this cannot be done while the TPM's state is %s",
                    handover_state_name(c->state));
 }
@@ -96,7 +96,7 @@ void custody_enter(struct custody *c, enum handover_state s)
 
 /* --- the claim --- */
 
-static int make_image(struct custody *c, const struct watch *watch, struct err *e)
+int custody_make_image(struct custody *c, const struct watch *watch, struct err *e)
 {
     if (c->image)
         return 0;
@@ -108,7 +108,7 @@ static int make_image(struct custody *c, const struct watch *watch, struct err *
 
 int custody_claim(struct custody *c, struct store **ret, struct err *e)
 {
-    return make_image(c, NULL, e) < 0 ? -1 : image_claim(c->image, ret, e);
+    return custody_make_image(c, NULL, e) < 0 ? -1 : image_claim(c->image, ret, e);
 }
 
 void custody_release(struct custody *c, struct store **s, bool remember)
@@ -187,7 +187,7 @@ int custody_prepare_load(struct custody *c, const struct watch *watch, struct st
 {
     if (handover_is_claimed(c->state))
         return err_set(e, ERR_USAGE, "the image is in use here already");
-    return make_image(c, watch, e) < 0 ? -1 : image_look(c->image, ret, e);
+    return custody_make_image(c, watch, e) < 0 ? -1 : image_look(c->image, ret, e);
 }
 
 int custody_check_save(const struct custody *c, struct err *e)

@@ -46,6 +46,8 @@ struct custody {
     int64_t armed_until; /* 0: not armed */
 };
 
+/* Opens the image that is waited for, unless that is done. */
+int custody_make_image(struct custody *c, const struct watch *watch, struct err *e) MUST_CHECK;
 struct envelope_keys custody_keys(const struct custody *c);
 /* The image's header fields: where it comes from, which state it is. */
 int custody_head(const struct custody *c, const struct store *s, struct envelope_head *ret,

@@ -218,9 +218,12 @@ static int open_blob(struct custody *c, enum blob_kind kind, const uint8_t *p, s
                      struct secret **ret, size_t *ret_n, struct err *e)
 {
     struct envelope_head head;
-    struct envelope_keys keys = custody_keys(c);
     if (!envelope_is(p, n))
         return open_plain(c, p, n, ret, ret_n, e);
+    /* What is copied is there by now, or never was. */
+    if (custody_make_image(c, NULL, e) < 0)
+        return -1;
+    struct envelope_keys keys = custody_keys(c);
     if (envelope_open(ENVELOPE_STATE, &keys, p, n, &head, ret, ret_n, e) < 0)
         return -1;
     return check_sealed(c, kind, &head, e);

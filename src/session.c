@@ -231,6 +231,10 @@ static uint32_t power_on(struct session *s, struct ctrl_job *job)
 {
     struct err e = {0};
     bool load = custody_state(s->custody) == HO_AWAY_SET;
+    if (s->refused.kind != ERR_NONE) {
+        e = s->refused;
+        return session_refuse(s, "INIT", &e);
+    }
     if (session_step(s, s->waits ? HO_INIT_LOAD : HO_INIT,
                      job->req.flags & CTRL_INIT_DELETE_VOLATILE, &e) == 0)
         return CTRL_OK;

@@ -32,6 +32,7 @@ static void drop_set(struct session *s)
 {
     tpm_stage_forget(s->tpm);
     custody_forget_set(s->custody);
+    s->refused.kind = ERR_NONE;
 }
 
 static void power_off(struct session *s)

@@ -20,6 +20,8 @@ struct session {
     uint64_t n_lost;    /* commands that could not be made durable */
     int64_t lost_since; /* when the last line about them was logged */
 
+    struct err refused; /* kind set: something of the set that is being handed in was */
+
     /* What is being given away: the whole set, as it travels. */
     struct secret *out[N_TPM_BLOBS];
     size_t n_out[N_TPM_BLOBS];

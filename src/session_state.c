@@ -86,9 +86,10 @@ static int stage(struct session *s, const struct ctrl_job *job, struct err *e)
     int r = 0;
     if (job->req.flags & CTRL_STATE_ENCRYPTED && job->req.bytes > 0 &&
         !envelope_is(p, job->req.bytes))
-        r = err_set(e, ERR_KEY_MISSING,
-                    "the state is encrypted with a key that belongs to another TPM emulator (swtpm's "
-                    "--key)");
+        r = err_set(
+            e, ERR_KEY_MISSING,
+            "the state is encrypted with a key that belongs to another TPM emulator (swtpm's "
+            "--key)");
     if (r < 0 || custody_stage(s->custody, kind, p, job->req.bytes, &state, &n, e) < 0) {
         tpm_stage_abort(s->tpm, e);
         return -1;
@@ -108,7 +109,10 @@ uint32_t session_set_state(struct session *s, struct ctrl_job *job)
         return CTRL_FAIL;
     if (custody_rule(s->custody, HO_STAGE_PART, &e).verdict == HO_NO)
         return session_refuse(s, "SET_STATEBLOB", &e);
+    if (job->req.kind == BLOB_PERMANENT)
+        s->refused.kind = ERR_NONE;
     if (stage(s, job, &e) < 0) {
+        s->refused = e;
         (void)!session_step(s, HO_STAGE_BAD, false, &ignored);
         return refused_load(s, "SET_STATEBLOB", &e);
     }

@@ -363,7 +363,7 @@ static void refused_state_is_never_taken_for_commands(void **state)
     (void)state;
     size_t n;
     rig_image("");
-    pid_t pid = rig_start("");
+    pid_t pid = rig_start("--migration-seal off");
     int ctrl = rig_connect("c");
     power_on(ctrl);
     assert_int_equal(ctrl_get_state(ctrl, 1, 0, permanent, &n), 0);
