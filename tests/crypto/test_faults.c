@@ -8,6 +8,8 @@
 
 #include "crypto/luks_key_priv.h"
 #include "crypto/ref_sector.h"
+#include "src/base/bytes.h"
+#include "tests/crypto/envelope_helpers.h"
 #include "tests/crypto/helpers.h"
 
 /* Counts down to the call that fails; 0: none. Locked mappings are counted to see what leaks. */
@@ -72,8 +74,8 @@ IN_FRONT ssize_t getrandom(void *p, size_t n, unsigned flags)
 }
 
 #if !SANITIZED
-/* libtasn1 crashes where some of its allocations fail; ref_sector.c makes sure beforehand that they
- * do not, so the failing one is ours. */
+/* libtasn1 crashes where some of its allocations fail; der.c makes sure beforehand that they do
+ * not, so the failing one is ours. */
 static bool fails_now_for(const void *caller)
 {
     Dl_info where;
@@ -112,8 +114,12 @@ static struct {
     struct luks_header h;
     struct volume_key *key;
     uint8_t *material;
-    struct secret *pass;
+    struct secret *pass, *text;
     uint8_t sector[SECTOR_BYTES];
+    struct migration_key *migration;
+    uint8_t envelope[64 + ENVELOPE_OVERHEAD_MAX];
+    size_t envelope_n;
+    uint8_t layer[80], layer_mac[SHA256_BYTES], layer_iv[MIGRATION_IV_MAX];
 } made;
 
 static const struct ref_facts facts = {
@@ -216,6 +222,70 @@ static int try_ref_verify(struct err *e)
     return r;
 }
 
+static int try_envelope_seal(struct err *e)
+{
+    static const uint8_t content[64] = {1};
+    struct envelope_head h = known_head(ENVELOPE_STATE, ENVELOPE_IMAGE_KEY);
+    uint8_t b[sizeof(made.envelope)] = {0};
+    size_t n = 0;
+    int r = envelope_seal(&h, &(struct envelope_keys){made.key, NULL}, content, 64, b, &n, e);
+    if (r < 0)
+        assert_true(n == 0 && bytes_all_zero(b, sizeof(b)));
+    return r;
+}
+
+static int try_envelope_open(struct err *e)
+{
+    struct envelope_head h, before;
+    struct secret *s = NULL;
+    size_t n = 0;
+    memset(&h, 0x66, sizeof(h));
+    before = h;
+    int r = envelope_open(ENVELOPE_STATE, &(struct envelope_keys){made.key, NULL}, made.envelope,
+                          made.envelope_n, &h, &s, &n, e);
+    assert_int_equal(r < 0, s == NULL);
+    if (r < 0)
+        assert_true(n == 0 && !memcmp(&h, &before, sizeof(h)));
+    secret_free(s);
+    return r;
+}
+
+static int try_migration_key(struct err *e)
+{
+    struct migration_key *k = NULL;
+    int r = migration_key_derive(MIGRATION_KDF_SHA512, 256, made.pass, 1, &k, e);
+    assert_int_equal(r < 0, k == NULL);
+    migration_key_free(k);
+    if (r < 0)
+        return r;
+    r = migration_key_parse(MIGRATION_KEY_BINARY, 128, made.text, 16, &k, e);
+    if (r == 0)
+        migration_key_free(k);
+    return r;
+}
+
+static int try_layer_seal(struct err *e)
+{
+    uint8_t b[80] = {0}, mac[SHA256_BYTES] = {0}, iv[MIGRATION_IV_MAX] = {0};
+    int r = migration_layer_seal(made.migration, made.sector, 70, b, mac, iv, e);
+    if (r < 0)
+        assert_true(bytes_all_zero(b, 80) && bytes_all_zero(mac, 32) && bytes_all_zero(iv, 32));
+    return r;
+}
+
+static int try_layer_open(struct err *e)
+{
+    struct secret *s = NULL;
+    size_t n = 0;
+    int r = migration_layer_open(made.migration, made.layer, sizeof(made.layer), made.layer_mac,
+                                 made.layer_iv, &s, &n, e);
+    assert_int_equal(r < 0, s == NULL);
+    if (r < 0)
+        assert_int_equal(n, 0);
+    secret_free(s);
+    return r;
+}
+
 /* Fails the first, the second, .. call until one run gets through. */
 static unsigned each_fault(int (*what)(struct err *e))
 {
@@ -253,6 +323,15 @@ static int make(void **state)
                 e);
     assert_done(ref_sector_encode(&facts, made.key, made.sector, &m, &e), e);
     mac_key_free(m);
+    struct envelope_head head = known_head(ENVELOPE_STATE, ENVELOPE_IMAGE_KEY);
+    made.text = secret_of("0123456789abcdef");
+    made.migration = known_migration_key(256, 1);
+    assert_done(envelope_seal(&head, &(struct envelope_keys){made.key, NULL}, made.sector, 64,
+                              made.envelope, &made.envelope_n, &e),
+                e);
+    assert_done(migration_layer_seal(made.migration, made.sector, 70, made.layer, made.layer_mac,
+                                     made.layer_iv, &e),
+                e);
     return 0;
 }
 
@@ -261,6 +340,8 @@ static int drop(void **state)
     (void)state;
     volume_key_free(made.key);
     secret_free(made.pass);
+    secret_free(made.text);
+    migration_key_free(made.migration);
     free(made.material);
     return 0;
 }
@@ -281,6 +362,11 @@ static void no_fault_is_swallowed_and_nothing_is_left_behind(void **state)
         {"opening", try_open, 16},
         {"encoding", try_ref_encode, 8},
         {"verifying", try_ref_verify, 8},
+        {"sealing an envelope", try_envelope_seal, 6},
+        {"opening an envelope", try_envelope_open, 10},
+        {"migration key", try_migration_key, 8},
+        {"sealing a layer", try_layer_seal, 9},
+        {"opening a layer", try_layer_open, 12},
     };
     unsigned sum = 0;
     (void)state;
