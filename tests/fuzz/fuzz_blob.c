@@ -1,10 +1,15 @@
 /* Any bytes as swtpm's state blob. What is taken apart lies inside the input; what is plain and
- * encoded again in the form it came in gives the same bytes. */
+ * encoded again in the form it came in gives the same bytes. The blobs of the corpus that are
+ * sealed under known keys are opened, and any bytes are sealed as if they were a migration layer's
+ * content.
+ */
 #include "tests/fuzz/fuzz.h"
 
 #include <string.h>
 
 #include "migration/blob.h"
+#include "src/base/bytes.h"
+#include "tests/crypto/envelope_helpers.h"
 
 static void inside(const uint8_t *bytes, size_t n, struct blob_part part)
 {
@@ -23,11 +28,72 @@ static void same_when_encoded_again(const uint8_t *bytes, size_t n, enum blob_fo
     free(again);
 }
 
+static void check_open(const uint8_t *bytes, size_t n, const struct migration_key *key)
+{
+    OWNED(secret) state = NULL;
+    OWNED(secret) sealed = NULL;
+    OWNED(secret) again = NULL;
+    size_t state_n = 0, sealed_n = 0, again_n = 0;
+    struct err e = {0};
+    if (blob_open(bytes, n, key, &state, &state_n, &e) < 0) {
+        PROMISE(e.kind != ERR_NONE && e.kind != ERR_USAGE && e.text[0] != 0 && !state);
+        return;
+    }
+    PROMISE(state_n > 0 && state_n < n && state_n <= secret_size(state));
+    if (state_n > BLOB_MAX_BYTES)
+        return;
+    PROMISE(blob_seal(key, secret_peek(state), state_n, &sealed, &sealed_n, &e) == 0);
+    PROMISE(sealed_n == n);
+    PROMISE(blob_open(secret_peek(sealed), sealed_n, key, &again, &again_n, &e) == 0);
+    PROMISE(again_n == state_n && !memcmp(secret_peek(again), secret_peek(state), state_n));
+}
+
+/* What somebody who has the key could send: the input, behind a header's length, as the content. */
+static void check_sealed(const uint8_t *bytes, size_t n, const struct migration_key *key)
+{
+    uint8_t mac[SHA256_BYTES], iv[MIGRATION_IV_MAX];
+    struct err e = {0};
+    if (n < 12)
+        return;
+    size_t layer = migration_layer_bytes(n - 10), whole = 10 + 6 + layer + 6 + 32 + 6 + 16;
+    uint8_t *blob = malloc(whole);
+    PROMISE(blob);
+    struct bytes_out o = bytes_out(blob, whole);
+    bytes_put(&o, (const uint8_t[]){2, 1, 0, 10, 0, 6 | (bytes[5] & 1)}, 6);
+    bytes_put_be32(&o, (uint32_t)whole);
+    bytes_put_be16(&o, 5);
+    bytes_put_be32(&o, (uint32_t)layer);
+    PROMISE(migration_layer_seal(key, bytes + 10, n - 10, blob + o.n, mac, iv, &e) == 0);
+    o.n += layer;
+    bytes_put_be16(&o, 3);
+    bytes_put_be32(&o, 32);
+    bytes_put(&o, mac, 32);
+    bytes_put_be16(&o, 7);
+    bytes_put_be32(&o, 16);
+    bytes_put(&o, iv, 16);
+    PROMISE(o.n == whole && !o.bad);
+    check_open(blob, whole, key);
+    free(blob);
+}
+
+static void check_keys(const uint8_t *bytes, size_t n)
+{
+    static struct migration_key *small, *large;
+    if (!small) {
+        small = known_migration_key(128, 1);
+        large = known_migration_key(256, 1);
+    }
+    check_open(bytes, n, small);
+    check_open(bytes, n, large);
+    check_sealed(bytes, n, small);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     struct blob b;
     struct blob_part state;
     struct err e = {0};
+    check_keys(bytes, n);
     if (blob_decode(bytes, n, &b, &e) < 0) {
         PROMISE(e.kind != ERR_NONE && e.text[0] != 0);
         PROMISE(blob_plain(bytes, n, &state, &e) < 0);
