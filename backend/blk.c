@@ -133,6 +133,13 @@ void blk_write_direct(struct blk_rw *w)
         w->b->ops->direct(w->b->ctx);
 }
 
+int blk_read_again(struct blk_rw *w, struct host at, void *buf, size_t n, struct err *e)
+{
+    if (w->b->ops->forget)
+        w->b->ops->forget(w->b->ctx);
+    return blk_read(w->b, at, buf, n, e);
+}
+
 /* ---- the claim ---- */
 
 /* What is asked once nobody else can write. */

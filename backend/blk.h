@@ -34,6 +34,8 @@ struct blk_ops {
     void (*release)(void *ctx);
     void (*close)(void *ctx);
     void (*direct)(void *ctx); /* see blk_write_direct(); NULL: not here */
+    /* See blk_read_again(). NULL: nothing is kept. */
+    void (*forget)(void *ctx);
     /* The size now. NULL: it never changes. */
     int (*size)(void *ctx, uint64_t *ret, struct err *e);
     /* Asked once the claim is held: 0 if this is still what its name leads to. NULL: it is. */
@@ -91,6 +93,10 @@ int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync */
  * cache, where the storage takes them in that size: through the cache such a write costs a whole
  * page, and with its flush nearly twice the time. Best effort; everything else stays as it is. */
 void blk_write_direct(struct blk_rw *w);
+
+/* As blk_read(), and not from this machine's memory where that can be avoided: what somebody else
+ * may have written since. */
+int blk_read_again(struct blk_rw *w, struct host at, void *buf, size_t n, struct err *e) MUST_CHECK;
 
 /* A file of `size` bytes without a name in the directory of `path` (O_TMPFILE), claimed. Nothing is
  * left behind if it is freed before it was published. ERR_USAGE when path exists already. */

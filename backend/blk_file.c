@@ -1,7 +1,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <time.h>
 
 #include "backend/blk_priv.h"
@@ -13,7 +15,8 @@ struct file {
     int fd;
     char *path; /* to where the path led when it was opened; NULL: not known */
     bool is_device;
-    bool direct; /* O_DIRECT is set on fd */
+    bool direct;    /* O_DIRECT is set on fd */
+    bool exclusive; /* the kernel that grants our locks is the only one that writes there */
 };
 enum { DIRECT_ALIGN = 512 };
 
@@ -45,6 +48,15 @@ static void file_direct(void *ctx)
 static void forget_cache(const struct file *f)
 {
     if (!f->is_device && !can_direct(f))
+        (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* All of it: what is cached in larger pieces is dropped whole or not at all. What is dirty stays,
+ * and is ours. */
+static void file_forget(void *ctx)
+{
+    const struct file *f = ctx;
+    if (!f->direct)
         (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
@@ -279,6 +291,11 @@ static int file_named(void *ctx, struct err *e)
     return 0;
 }
 
+static bool file_exclusive(void *ctx)
+{
+    return ((const struct file *)ctx)->exclusive;
+}
+
 static const struct blk_ops file_ops = {
     .pread = file_pread,
     .pwrite = file_pwrite,
@@ -289,9 +306,32 @@ static const struct blk_ops file_ops = {
     .size = file_size,
     .named = file_named,
     .direct = file_direct,
+    .forget = file_forget,
+    .exclusive = file_exclusive,
 };
 
 /* ---- opening ---- */
+
+/* File systems of this machine alone. On others, and on block devices (which may have several
+ * names, or several machines), whoever else writes may hold locks that we never see. */
+static bool is_local(int fd)
+{
+    static const uint32_t local[] = {
+        EXT4_SUPER_MAGIC, /* and ext2, ext3 */
+        XFS_SUPER_MAGIC,  BTRFS_SUPER_MAGIC,     F2FS_SUPER_MAGIC,
+        TMPFS_MAGIC,      OVERLAYFS_SUPER_MAGIC, REISERFS_SUPER_MAGIC,
+        0x2fc12fc1, /* zfs */
+        0xca451a4e, /* bcachefs */
+        0x3153464a, /* jfs */
+    };
+    struct statfs st;
+    if (fstatfs(fd, &st) < 0)
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(local); i++)
+        if ((uint32_t)st.f_type == local[i])
+            return true;
+    return false;
+}
 
 int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mode, const char *path,
                 struct blk **ret, struct err *e)
@@ -300,7 +340,7 @@ int blk_from_fd(int *fd, const struct stat *st, uint64_t size, enum blk_mode mod
     OWNED_HEAP struct file *f = calloc(1, sizeof(*f));
     if (!f)
         return err_nomem(e, "an open file");
-    *f = (struct file){.fd = *fd, .is_device = is_device};
+    *f = (struct file){.fd = *fd, .is_device = is_device, .exclusive = !is_device && is_local(*fd)};
     /* Resolved now: directories may change, and a process that is confined has no other way. */
     OWNED_HEAP char *resolved = realpath(path, NULL);
     if (!resolved && errno == ENOMEM)

@@ -85,6 +85,10 @@ const struct qcow_disk *qcow_disk_of(const struct qcow_disk_rw *d); /* borrowed 
 int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sectors, uint8_t *buf,
                     struct err *e) MUST_CHECK;
 int qcow_disk_flush(struct qcow_disk_rw *d, struct err *e) MUST_CHECK;
+/* One sector of the store as it is on the storage now, whoever wrote it. */
+int qcow_disk_read_again(struct qcow_disk_rw *d, struct sector at, uint8_t buf[SECTOR_BYTES],
+                         struct err *e) MUST_CHECK;
+bool qcow_disk_claim_is_enough(const struct qcow_disk_rw *d); /* blk_claim_is_enough() */
 
 /* What is in the clear, for a tool that has no key: also of images that qcow_open() would refuse.
  */

@@ -17,7 +17,8 @@ struct qcow_disk {
 struct qcow_disk_rw {
     struct qcow_disk *d;
     struct blk_rw *w;
-    bool direct; /* set before the first write: opening reads through the cache */
+    bool direct; /* set when the first sector is about to be written: opening reads through the
+                    cache */
 };
 
 enum { FIRST_FREE_SECTOR = 8 }; /* the first eight belong to the reference sector */
@@ -372,6 +373,13 @@ const struct qcow_disk *qcow_disk_of(const struct qcow_disk_rw *d)
     return d->d;
 }
 
+static void go_direct(struct qcow_disk_rw *d)
+{
+    if (!d->direct)
+        blk_write_direct(d->w);
+    d->direct = true;
+}
+
 int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sectors, uint8_t *buf,
                     struct err *e)
 {
@@ -380,9 +388,7 @@ int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sector
         return beyond_end(v, first.nr, n_sectors, e);
     if (check_in_place(v->img, first.nr, n_sectors, e) < 0)
         return -1;
-    if (!d->direct)
-        blk_write_direct(d->w);
-    d->direct = true;
+    go_direct(d);
     for (size_t done = 0; done < n_sectors;) {
         struct run r = next_run(v->img, first.nr + done, n_sectors - done);
         uint8_t *at = buf + done * SECTOR_BYTES;
@@ -397,4 +403,25 @@ int qcow_disk_write(struct qcow_disk_rw *d, struct sector first, size_t n_sector
 int qcow_disk_flush(struct qcow_disk_rw *d, struct err *e)
 {
     return blk_flush(d->w, e);
+}
+
+int qcow_disk_read_again(struct qcow_disk_rw *d, struct sector at, uint8_t buf[SECTOR_BYTES],
+                         struct err *e)
+{
+    const struct qcow_volume *v = d->d->v;
+    if (!range_within(at.nr, 1, qcow_volume_sectors(v)))
+        return beyond_end(v, at.nr, 1, e);
+    if (check_in_place(v->img, at.nr, 1, e) < 0)
+        return -1;
+    go_direct(d);
+    struct run r = next_run(v->img, at.nr, 1);
+    if (blk_read_again(d->w, r.at, buf, SECTOR_BYTES, e) < 0)
+        return -1;
+    sector_decrypt(v->cipher, r.at.byte / SECTOR_BYTES, 1, buf);
+    return 0;
+}
+
+bool qcow_disk_claim_is_enough(const struct qcow_disk_rw *d)
+{
+    return blk_claim_is_enough(blk_of(d->w));
 }

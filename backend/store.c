@@ -6,16 +6,7 @@
 
 #include "backend/store_state.h"
 
-enum {
-    ALIGN_SECTORS = 8, /* everything begins at a multiple of 4 KiB */
-    REFERENCE_SECTORS = 8,
-    PAYLOAD_OVERHEAD = 1 + N_BLOBS * 5, /* of a full state */
-    WANTED_STATE_BYTES = 256 * 1024,
-    LEAST_STATE_BYTES = 160 * 1024,
-    LEAST_LOG_SECTORS = 128,
-    MOST_LOG_SECTORS = 4096, /* opening reads all of it */
-    LOOK_TRIES = 5,
-};
+enum { LOOK_TRIES = 5 };
 
 struct store {
     struct qcow_disk_rw *disk;
@@ -25,6 +16,8 @@ struct store {
     uint64_t own_epoch;    /* W6 */
     bool may_append;       /* W2: the newest record was written and flushed by us */
     bool unsettled;        /* W5: a failed commit may have left something */
+    struct secret *beside; /* W8: room for one sector; NULL: the claim is enough */
+    struct err fenced;     /* W8: kind ERR_NONE unless somebody has taken over */
 };
 
 static const struct store_layout *layout_of(const struct store *s)
@@ -38,6 +31,8 @@ int store_open(struct qcow_disk_rw **d, struct store **ret, struct err *e)
     if (!s)
         return err_nomem(e, "the record store");
     if (store_load(qcow_disk_of(*d), &s->at, &s->now, &s->record, e) < 0)
+        return -1;
+    if (!qcow_disk_claim_is_enough(*d) && secret_new(SECTOR_BYTES, &s->beside, e) < 0)
         return -1;
     /* The newest record may be one whose writer was killed before it could flush, seen in the page
      * cache. What is served from here on must not be lost again. */
@@ -55,6 +50,7 @@ void store_free(struct store *s)
         return;
     content_clear(&s->now);
     secret_free(s->record);
+    secret_free(s->beside);
     qcow_disk_rw_free(s->disk);
     free(s);
 }
@@ -102,7 +98,7 @@ static void fill_stats(const struct scan_result *at, const struct store_content 
         .epoch = at->epoch,
         .log_sectors = l->log_sectors,
         .log_used = at->log_used,
-        .checkpoint_bytes = l->checkpoint_sectors * RECORD_PART_BYTES - PAYLOAD_OVERHEAD,
+        .checkpoint_bytes = l->checkpoint_sectors * RECORD_PART_BYTES - STATE_OVERHEAD_BYTES,
         .n_records = at->n_records,
         .torn_sectors = at->torn_sectors,
     };
@@ -306,17 +302,49 @@ static size_t make_delta(struct store *s, const struct commit *c)
     return out.bad ? 0 : out.n;
 }
 
+/* W8. Of equal epoch is what another wrote who opened the same state as we, before we had written
+ * anything; or what a failed commit of ours has left. */
+static bool is_of_other_owner(const struct store *s, const struct record_sector *found)
+{
+    if (memcmp(found->mac, s->at.beside, sizeof(found->mac)) == 0)
+        return false;
+    if (found->head.epoch == s->own_epoch)
+        return s->at.epoch < s->own_epoch && !s->unsettled;
+    return found->head.epoch > s->own_epoch;
+}
+
+/* W8 */
+static int look_for_other_owner(struct store *s, struct err *e)
+{
+    enum record_area beside = area_beside(s->at.base);
+    struct record_sector found;
+    if (!s->beside)
+        return 0;
+    if (qcow_disk_read_again(s->disk, area_first(layout_of(s), beside), secret_bytes(s->beside),
+                             e) < 0)
+        return err_prefix(e, "looking whether somebody else has taken over");
+    if (!record_sector_verify(qcow_disk_record_key(qcow_disk_of(s->disk)), beside, 0,
+                              secret_peek(s->beside), &found) ||
+        !is_of_other_owner(s, &found))
+        return 0;
+    err_set(&s->fenced, ERR_FENCED,
+            "somebody else has taken this TPM over: the image holds generation %" PRIu64
+            " of owner epoch %" PRIu64 ", and this one is epoch %" PRIu64 " at generation %" PRIu64
+            "; nothing more is written here, and what runs here is of the past",
+            found.head.generation, found.head.epoch, s->own_epoch, s->at.generation);
+    *e = s->fenced;
+    return -1;
+}
+
 static int write_commit(struct store *s, const struct commit *c, struct scan_result *ret,
                         struct err *e)
 {
     size_t n = make_delta(s, c);
     if (n > 0)
         return write_record(s, AREA_LOG, RECORD_DELTA, n, ret, e);
-    enum record_area other =
-        s->at.base == AREA_CHECKPOINT_A ? AREA_CHECKPOINT_B : AREA_CHECKPOINT_A;
     struct bytes_out out = bytes_out(secret_bytes(s->record), secret_size(s->record));
     state_encode(&c->now, &out);
-    return write_record(s, other, RECORD_FULL, out.n, ret, e);
+    return write_record(s, area_beside(s->at.base), RECORD_FULL, out.n, ret, e);
 }
 
 /* The change in memory, which cannot fail. Bytes that are equal are left where they are. */
@@ -346,12 +374,16 @@ int store_commit(struct store *s, const struct state_change *change, struct err 
 {
     __attribute__((cleanup(commit_clear))) struct commit c = {.old = content_view(&s->now)};
     struct scan_result next;
+    if (s->fenced.kind != ERR_NONE) {
+        *e = s->fenced;
+        return -1;
+    }
     if (view_after(s, change, &c.now, e) < 0)
         return -1;
     state_compare(&c.old, &c.now, &c.edit);
     if (c.edit.n_changed == 0 && !s->unsettled)
         return 0;
-    if (reserve(s, &c, e) < 0)
+    if (reserve(s, &c, e) < 0 || look_for_other_owner(s, e) < 0)
         return -1;
     if (write_commit(s, &c, &next, e) < 0) {
         s->unsettled = true;
@@ -364,65 +396,4 @@ int store_commit(struct store *s, const struct state_change *change, struct err 
         if (c.edit.blob[i].changed)
             adopt_blob(&s->now, &c, i);
     return 0;
-}
-
-static uint64_t aligned_down(uint64_t n)
-{
-    return n / ALIGN_SECTORS * ALIGN_SECTORS;
-}
-
-static uint64_t checkpoint_for(size_t state_bytes)
-{
-    return aligned_down(record_sectors(state_bytes + PAYLOAD_OVERHEAD) + ALIGN_SECTORS - 1);
-}
-
-int store_plan(uint64_t disk_sectors, struct store_layout *ret, struct err *e)
-{
-    uint64_t least = REFERENCE_SECTORS + 2 * checkpoint_for(LEAST_STATE_BYTES) + LEAST_LOG_SECTORS;
-    if (disk_sectors < least)
-        return err_set(e, ERR_USAGE,
-                       "a disk of %" PRIu64 " bytes is too small for a TPM: at least %" PRIu64
-                       " bytes are needed (%" PRIu64 " KiB)",
-                       disk_sectors * SECTOR_BYTES, least * SECTOR_BYTES,
-                       least * SECTOR_BYTES / 1024);
-    uint64_t usable = aligned_down(disk_sectors) - REFERENCE_SECTORS;
-    uint64_t checkpoint = checkpoint_for(WANTED_STATE_BYTES);
-    if (checkpoint > aligned_down((usable - LEAST_LOG_SECTORS) / 2))
-        checkpoint = aligned_down((usable - LEAST_LOG_SECTORS) / 2);
-    uint64_t log = usable - 2 * checkpoint;
-    *ret = (struct store_layout){
-        .checkpoint = {REFERENCE_SECTORS, REFERENCE_SECTORS + checkpoint},
-        .checkpoint_sectors = checkpoint,
-        .log = REFERENCE_SECTORS + 2 * checkpoint,
-        .log_sectors = log < MOST_LOG_SECTORS ? log : MOST_LOG_SECTORS,
-    };
-    return 0;
-}
-
-int store_format(struct qcow_new *n, const struct ref_facts *facts, const struct mac_key *key,
-                 const struct state_change *first, struct err *e)
-{
-    static const uint8_t none[RECORD_MAC_BYTES];
-    struct state_view state = {0};
-    for (size_t i = 0; i < N_BLOBS; i++)
-        if (first->blob[i].what == BLOB_SET)
-            state.blob[i] = (struct blob_view){true, first->blob[i].p, first->blob[i].n};
-    size_t bytes = state_encoded_bytes(&state), sectors = record_sectors(bytes);
-    for (size_t i = 0; i < N_BLOBS; i++)
-        if (state.blob[i].n > BLOB_MAX_BYTES || sectors > facts->layout.checkpoint_sectors)
-            return err_set(e, ERR_UNSUPPORTED,
-                           "the TPM's state has %zu bytes and an image of this size has room for "
-                           "%" PRIu64 ": choose a larger size",
-                           bytes, facts->layout.checkpoint_sectors * RECORD_PART_BYTES);
-
-    OWNED(secret) buf = NULL;
-    uint8_t mac[RECORD_MAC_BYTES];
-    if (secret_new(sectors * SECTOR_BYTES, &buf, e) < 0)
-        return -1;
-    struct bytes_out out = bytes_out(secret_bytes(buf), secret_size(buf));
-    state_encode(&state, &out);
-    const struct record_head head = {1, 1, RECORD_FULL, (uint32_t)bytes};
-    record_seal(key, AREA_CHECKPOINT_A, 0, &head, none, secret_bytes(buf), mac);
-    return qcow_new_write(n, area_first(&facts->layout, AREA_CHECKPOINT_A), sectors,
-                          secret_bytes(buf), e);
 }

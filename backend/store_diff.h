@@ -30,6 +30,7 @@ struct state_view {
     struct blob_view blob[N_BLOBS];
 };
 
+enum { STATE_OVERHEAD_BYTES = 1 + N_BLOBS * 5 }; /* most that state_encode() adds to the blobs */
 /* Bytes that state_encode() writes. */
 size_t state_encoded_bytes(const struct state_view *s);
 void state_encode(const struct state_view *s, struct bytes_out *out);

@@ -77,6 +77,20 @@ static int find_base(const struct scan *s, struct scan_result *r, struct err *e)
     return 0;
 }
 
+enum record_area area_beside(enum record_area base)
+{
+    return base == AREA_CHECKPOINT_A ? AREA_CHECKPOINT_B : AREA_CHECKPOINT_A;
+}
+
+/* W8 */
+static void note_beside(const struct scan *s, struct scan_result *r)
+{
+    enum record_area beside = area_beside(r->base);
+    struct record_sector found;
+    if (record_sector_verify(s->key, beside, 0, s->area[beside], &found))
+        memcpy(r->beside, found.mac, sizeof(r->beside));
+}
+
 /* R2, R5 */
 static int walk_log(const struct scan *s, struct scan_result *r, struct err *e)
 {
@@ -179,6 +193,7 @@ int store_scan(const struct scan *s, struct scan_result *ret, struct err *e)
             for (size_t i = 0; i < s->n_sectors[a]; i++)
                 if (judges[judge](s, a, i, &r, e) < 0)
                     return -1;
+    note_beside(s, &r);
     *ret = r;
     return 0;
 }

@@ -16,6 +16,12 @@
  *  W7  A failed commit overwrites the first sector that it wrote with zeroes, as well as it can:
  *      the page cache may show a record that the disk never had, and a later flush does not vouch
  *      for it. An opener flushes once, before it serves what it found.
+ *  W8  Where the claim does not keep every other writer out, an owner reads, before each write, the
+ *      first sector of the checkpoint area that does not hold its base, which is where the first
+ *      checkpoint of a new owner goes (W2, W3). If it verifies, is not what was there when the
+ * owner opened, and has an epoch higher than the owner's, or as high while he has not committed
+ *      anything yet (two that opened the same state), somebody else has taken over: the owner
+ * writes nothing any more.
  *
  *  R1  The base is the newest checkpoint whose sectors are all there and whose record MAC is right.
  *  R2  From position 0 of the log every record counts that is whole, has the next generation, an
@@ -58,7 +64,12 @@ struct scan_result {
     uint32_t n_records;            /* in the log, onto the base */
     uint32_t log_used;             /* sectors they take */
     uint32_t torn_sectors;         /* of R6 */
+    /* W8: record MAC in the first sector of the checkpoint area that does not hold the base; zeroes
+     * where that sector does not verify. */
+    uint8_t beside[RECORD_MAC_BYTES];
 };
+
+enum record_area area_beside(enum record_area base); /* the other of the two checkpoint areas */
 
 /* ERR_STATE_CORRUPT: says what is damaged or missing, and the newest generation that verifies. */
 int store_scan(const struct scan *s, struct scan_result *ret, struct err *e) MUST_CHECK;

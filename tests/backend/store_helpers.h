@@ -16,7 +16,7 @@
 
 enum { DISK_SECTORS = 2048, FULL_NV = 147388 };
 
-static uint8_t big[BLOB_MAX_BYTES + 1];
+static uint8_t big[BLOB_MAX_BYTES + 1] __attribute__((unused));
 
 static inline void fill(uint8_t *p, size_t n, unsigned seed)
 {

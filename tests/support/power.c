@@ -20,6 +20,7 @@ struct power_disk {
     uint64_t *order; /* the distinct sectors in pending */
     size_t n_order, order_room;
 
+    bool shared;
     bool cut;
     uint8_t *before_cut; /* copies of sectors that changed since the cut, and which */
     uint64_t *changed;
@@ -245,6 +246,16 @@ static void power_release(void *ctx)
     (void)ctx;
 }
 
+static bool power_exclusive(void *ctx)
+{
+    return !((const struct power_disk *)ctx)->shared;
+}
+
+void power_share(struct power_disk *p)
+{
+    p->shared = true;
+}
+
 int power_disk_blk(struct power_disk *p, struct blk **ret, struct err *e)
 {
     static const struct blk_ops ops = {
@@ -254,6 +265,7 @@ int power_disk_blk(struct power_disk *p, struct blk **ret, struct err *e)
         .claim = power_claim,
         .release = power_release,
         .close = power_release,
+        .exclusive = power_exclusive,
     };
     return blk_from_ops(&ops, p, p->size, "power disk", ret, e);
 }

@@ -24,6 +24,10 @@ void power_disk_free(struct power_disk *p);
 /* A blk over it, which does not own it; any number, one after the other. */
 int power_disk_blk(struct power_disk *p, struct blk **ret, struct err *e);
 
+/* From now on the claim does not keep others out (blk_claim_is_enough): as on a block device that
+ * has two names. */
+void power_share(struct power_disk *p);
+
 /* What the running system sees. */
 uint8_t *power_disk_bytes(struct power_disk *p);
 
