@@ -138,8 +138,11 @@ static void fill(struct admin_client *c)
         c->eof = true;
 }
 
+/* The blanks behind a message go with it: with an empty buffer a descriptor belongs to nothing. */
 static void consume(struct admin_client *c, size_t n)
 {
+    while (n < c->n_in && strchr(" \t\r\n", c->in[n]) && c->in[n])
+        n++;
     memmove(c->in, c->in + n, c->n_in - n);
     c->n_in -= n;
 }

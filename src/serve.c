@@ -303,6 +303,18 @@ static bool may_bind(const struct server *s)
            worker_is_stretching(s->worker);
 }
 
+static void deliver(struct server *s)
+{
+    struct session_event event;
+    struct ctrl_job *job;
+    worker_clear_fd(s->worker);
+    while (worker_next_event(s->worker, &event))
+        admin_server_tell(s->admin, &event);
+    while ((job = worker_admin_done(s->worker)))
+        admin_server_done(s->admin, job);
+    ctrl_server_deliver(s->clients);
+}
+
 /* 1: the loop is over. */
 static int follow_worker(struct server *s, struct err *e)
 {
@@ -339,6 +351,7 @@ static int follow_worker(struct server *s, struct err *e)
             begin_end(s, "the image cannot be served");
         return 0;
     case WORKER_ENDED:
+        deliver(s);
         begin_farewell(s);
         return (ctrl_server_is_quiet(s->clients) && admin_server_is_quiet(s->admin)) ||
                now_ms() >= s->farewell + FAREWELL_MS;
@@ -351,18 +364,6 @@ static int64_t next_deadline(const struct server *s)
     if (s->ending >= 0)
         return s->farewell >= 0 ? s->farewell + FAREWELL_MS : now_ms() + GRACE_MS;
     return sooner(may_bind(s) ? s->bind_at : -1, s->end_at);
-}
-
-static void deliver(struct server *s)
-{
-    struct session_event event;
-    struct ctrl_job *job;
-    worker_clear_fd(s->worker);
-    while (worker_next_event(s->worker, &event))
-        admin_server_tell(s->admin, &event);
-    while ((job = worker_admin_done(s->worker)))
-        admin_server_done(s->admin, job);
-    ctrl_server_deliver(s->clients);
 }
 
 static void turn(struct server *s)
