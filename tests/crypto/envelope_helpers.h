@@ -29,6 +29,16 @@ static inline struct envelope_head known_head(enum envelope_use use, enum envelo
     return h;
 }
 
+/* Field by field: there are gaps between them. */
+static inline bool same_head(const struct envelope_head *a, const struct envelope_head *b)
+{
+    return a->use == b->use && a->key == b->key && a->device == b->device &&
+           a->generation == b->generation && a->epoch == b->epoch && a->library == b->library &&
+           a->kinds == b->kinds && a->kind == b->kind && !memcmp(a->set, b->set, 16) &&
+           !memcmp(a->image, b->image, 16) && !memcmp(a->lineage, b->lineage, 16) &&
+           !memcmp(a->mac, b->mac, SHA256_BYTES);
+}
+
 /* Bytes first, first + 1, .. */
 static inline struct migration_key *known_migration_key(unsigned bits, uint8_t first)
 {

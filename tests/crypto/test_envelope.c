@@ -20,7 +20,7 @@ static void what_was_sealed_is_opened_for_every_use_and_key(void **state)
             assert_done(envelope_open(uses[u], &made.keys, s.b, s.n, &head, &content, &n, &e), e);
             assert_int_equal(n, CONTENT);
             assert_memory_equal(secret_peek(content), made.content, CONTENT);
-            assert_memory_equal(&head, &want, sizeof(head));
+            assert_true(same_head(&head, &want));
         }
 }
 
@@ -69,7 +69,7 @@ static void the_widest_header_fits(void **state)
     h.device = DEVICE_TPM12;
     assert_done(envelope_seal(&h, &made.keys, NULL, 0, b, &n, &e), e);
     assert_done(envelope_open(ENVELOPE_STATE, &made.keys, b, n, &head, &none, &len, &e), e);
-    assert_memory_equal(&head, &h, sizeof(h));
+    assert_true(same_head(&head, &h));
     print_message("%zu bytes around a content\n", n);
 }
 
@@ -137,7 +137,7 @@ static void the_test_vector_of_the_text_is_opened(void **state)
     assert_done(envelope_open(ENVELOPE_STATE, &made.keys, b, n, &head, &content, &len, &e), e);
     assert_int_equal(len, 16);
     assert_memory_equal(secret_peek(content), "0123456789abcdef", 16);
-    assert_memory_equal(&head, &want, sizeof(head));
+    assert_true(same_head(&head, &want));
 }
 
 /* ---- what is not ours is refused ---- */

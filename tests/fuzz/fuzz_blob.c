@@ -78,11 +78,8 @@ static void check_sealed(const uint8_t *bytes, size_t n, const struct migration_
 
 static void check_keys(const uint8_t *bytes, size_t n)
 {
-    static struct migration_key *small, *large;
-    if (!small) {
-        small = known_migration_key(128, 1);
-        large = known_migration_key(256, 1);
-    }
+    OWNED(migration_key) small = known_migration_key(128, 1);
+    OWNED(migration_key) large = known_migration_key(256, 1);
     check_open(bytes, n, small);
     check_open(bytes, n, large);
     check_sealed(bytes, n, small);
