@@ -136,11 +136,15 @@ int daemon_detach(struct err *e)
     return 0;
 }
 
-void daemon_refuse(int ready_fd, const struct err *e)
+void daemon_tell(int *ready_fd, const struct err *e)
 {
-    char text[sizeof(e->text) + 8];
-    int n = snprintf(text, sizeof(text), "%d %s", err_class(e->kind)->exit_code, e->text);
+    char line[sizeof(e->text) + 16];
+    if (*ready_fd < 0)
+        return;
+    int n = e ? snprintf(line, sizeof(line), "%d %s\n", err_class(e->kind)->exit_code, e->text)
+              : snprintf(line, sizeof(line), "0\n");
     if (n > 0)
-        (void)!fd_write_full(ready_fd, text,
-                             (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+        (void)!fd_write_full(*ready_fd, line,
+                             (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
+    close(MOVE_FD(*ready_fd));
 }

@@ -26,7 +26,7 @@ int daemon_wait(struct daemon_parent *p, int *ret_signal, struct err *e) MUST_CH
 /* Child: a session of its own, "/" as directory, nothing but /dev/null on 0 to 2. */
 int daemon_detach(struct err *e) MUST_CHECK;
 
-/* Child: sends an error as the verdict. */
-void daemon_refuse(int ready_fd, const struct err *e);
+/* Child: sends the verdict, once, and closes the descriptor. e: NULL: ready. */
+void daemon_tell(int *ready_fd, const struct err *e);
 
 #endif

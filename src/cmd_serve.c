@@ -195,8 +195,8 @@ static int serve_here(const struct cli_args *a, struct plan *p, struct err *e)
     int r = read_keys(a, p, e);
     if (r == 0 && p->o.ready_fd >= 0)
         r = daemon_detach(e);
-    if (r < 0 && p->o.ready_fd >= 0)
-        daemon_refuse(p->o.ready_fd, e);
+    if (r < 0)
+        daemon_tell(&p->o.ready_fd, e);
     return r < 0 ? -1 : serve(&p->o, &p->log, e);
 }
 

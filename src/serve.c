@@ -2,17 +2,16 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
 
 #include "src/admin_server.h"
-#include "src/base/fd.h"
+#include "src/cli_daemon.h"
 #include "src/clock.h"
 #include "src/confine.h"
 #include "src/ctrl_server.h"
 #include "src/pid_file.h"
+#include "src/stop_signal.h"
 
 enum {
     GRACE_MS = 1000,       /* for a running command before it is cancelled, at the end */
@@ -45,20 +44,6 @@ struct server {
     bool gave_up;     /* told to end twice */
 };
 
-/* --- the verdict, for --daemon --- */
-
-static void tell(struct server *s, int code, const char *text)
-{
-    char line[sizeof(s->verdict.text) + 16];
-    if (s->o->ready_fd < 0)
-        return;
-    int n = snprintf(line, sizeof(line), "%d%s%s\n", code, *text ? " " : "", text);
-    if (n > 0)
-        (void)!fd_write_full(s->o->ready_fd, line,
-                             (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
-    close(MOVE_FD(s->o->ready_fd));
-}
-
 /* --- start --- */
 
 static int check_options(const struct serve_options *o, struct err *e)
@@ -73,28 +58,11 @@ static int check_options(const struct serve_options *o, struct err *e)
     return 0;
 }
 
-/* Signals become readable; no thread of ours is ever interrupted by one. */
-static int take_signals(int *ret, struct err *e)
-{
-    sigset_t set;
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    int fd = pthread_sigmask(SIG_BLOCK, &set, NULL) == 0
-                 ? signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)
-                 : -1;
-    if (fd < 0)
-        return err_sys(e, ERR_STORAGE, errno, "cannot receive signals");
-    *ret = fd;
-    return 0;
-}
-
 /* Everything that can be refused without opening the image. */
 static int look_around(struct server *s, struct err *e)
 {
-    if (check_options(s->o, e) < 0 || confine_memory(e) < 0 || take_signals(&s->signals, e) < 0 ||
+    if (check_options(s->o, e) < 0 || confine_memory(e) < 0 ||
+        stop_signal_open(&s->signals, e) < 0 ||
         listener_new(&s->o->ctrl, "--ctrl", &s->ctrl, e) < 0 ||
         listener_new(&s->o->server, "--server", &s->data, e) < 0 ||
         listener_new(&s->o->admin, "--admin", &s->admin_socket, e) < 0)
@@ -196,7 +164,7 @@ static int become_ready(struct server *s, struct err *e)
         worker_listen_for_data(s->worker, listener_fd(s->data));
     s->ready = true;
     log_line(s->log, 1, "ready");
-    tell(s, 0, "");
+    daemon_tell(&s->o->ready_fd, NULL);
     admin_server_ready(s->admin, s->worker);
     return 0;
 }
@@ -234,13 +202,13 @@ static void begin_end(struct server *s, const char *why)
 
 static void read_signals(struct server *s)
 {
-    struct signalfd_siginfo info;
-    while (read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    const char *name;
+    while ((name = stop_signal_next(s->signals))) {
         /* Somebody means it; a signal that came twice by accident comes at once. */
         if (s->ending >= 0 && now_ms() >= s->ending + GRACE_MS)
             s->gave_up = true;
         s->asked = true;
-        begin_end(s, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+        begin_end(s, name);
     }
 }
 
@@ -414,8 +382,8 @@ static int run(struct server *s, struct err *e)
 
 static void clean_up(struct server *s)
 {
+    admin_server_free(s->admin); /* it looks at jobs that the worker has */
     drop_worker(s);
-    admin_server_free(s->admin);
     listener_free(s->admin_socket);
     listener_free(s->ctrl);
     listener_free(s->data);
@@ -431,7 +399,7 @@ static void __attribute__((noreturn)) abandon(struct server *s, const struct err
     int code = err_class(e->kind)->exit_code;
     pid_file_free(s->pid);
     log_err(s->log, e);
-    tell(s, code, e->text);
+    daemon_tell(&s->o->ready_fd, e);
     _exit(code);
 }
 
@@ -440,7 +408,7 @@ static int tell_early_end(struct server *s, struct err *e)
 {
     struct err early;
     err_set(&early, ERR_USAGE, "told to end before it was ready");
-    tell(s, err_class(early.kind)->exit_code, early.text);
+    daemon_tell(&s->o->ready_fd, &early);
     if (s->asked)
         return 0;
     *e = early;
@@ -455,7 +423,7 @@ static int start(struct server *s, struct err *e)
         return start_worker(s, &s->o->pass, s->o->pass_bytes, e);
     log_line(s->log, 1, "waiting for a key to come through the admin socket");
     /* Whoever brings it waits for this. */
-    tell(s, 0, "");
+    daemon_tell(&s->o->ready_fd, NULL);
     return 0;
 }
 
@@ -476,7 +444,7 @@ int serve(struct serve_options *o, struct log *log, struct err *e)
     secret_free(MOVE(o->pass));
     migration_key_free(MOVE(o->migration_key));
     if (r < 0)
-        tell(&s, err_class(e->kind)->exit_code, e->text);
+        daemon_tell(&s.o->ready_fd, e);
     else if (!s.ready)
         r = tell_early_end(&s, e);
     return r;
