@@ -3,12 +3,6 @@
 # deleted. [S1.14, S1.24]
 . "$(dirname "$0")/lint.sh"
 
-# class  why nothing gives it, or no test provokes it, yet
-waiting='
-ERR_STATE_ROLLED_BACK  given when a snapshot was applied behind our back; snapshots are not there yet
-ERR_FENCED             given to an owner that was overtaken; hand-over is not there yet
-'
-
 rule()
 {
     local class given tested
@@ -21,11 +15,6 @@ rule()
         done | head -1)
         tested=$(grep -rlE "\b$class\b|\b${class#ERR_}\b" "$1/tests" --include='*.c' --include='*.sh' 2>/dev/null |
             grep -v '/tests/lint/' | head -1)
-        if grep -q "^$class " <<<"$waiting"; then
-            [ -z "$given" ] || [ -z "$tested" ] ||
-                echo "src/base/err.h:1: $class is given and tested, and need not be excused any more"
-            continue
-        fi
         [ -n "$given" ] || echo "src/base/err.h:1: $class is given by nothing: delete it"
         [ -n "$tested" ] || echo "src/base/err.h:1: $class is provoked by no test"
     done
