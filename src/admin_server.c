@@ -310,16 +310,8 @@ void admin_server_ready(struct admin_server *s, struct worker *w)
     release_held(s);
 }
 
-void admin_server_done(struct admin_server *s, struct ctrl_job *job)
+static void answer_call(struct admin_server *s, struct seat *c, const struct admin_call *call)
 {
-    OWNED(ctrl_job) taken = job;
-    const struct admin_call *call = job->admin;
-    struct seat *c = NULL;
-    for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++)
-        if (s->seat[i].job == job)
-            c = &s->seat[i];
-    if (!c)
-        return;
     if (call->error.kind != ERR_NONE)
         answer_error(s, c, &call->error);
     else if (call->what == ADMIN_QUERY_STATUS)
@@ -328,7 +320,19 @@ void admin_server_done(struct admin_server *s, struct ctrl_job *job)
         answer(s, c, admin_return(&c->request, admin_fill_token, call->token), NULL);
     else
         answer_nothing(s, c);
-    run_client(s, c, 0);
+}
+
+void admin_server_done(struct admin_server *s, struct ctrl_job *job)
+{
+    for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++) {
+        struct seat *c = &s->seat[i];
+        if (c->job != job)
+            continue;
+        answer_call(s, c, job->admin);
+        run_client(s, c, 0);
+        break;
+    }
+    ctrl_job_free(job);
 }
 
 /* --- polling --- */
