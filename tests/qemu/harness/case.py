@@ -60,6 +60,13 @@ class Case:
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    def migration_key(self, name="migration.key", digits="0123456789abcdef" * 4):
+        """A file with one, for both ends."""
+        path = self.path(name)
+        with open(path, "w", encoding="ascii", opener=lambda p, f: os.open(p, f, 0o600)) as f:
+            f.write(digits)
+        return path
+
     def only_nvkeep(self, why):
         if self.kind != "nvkeep":
             raise Skip(f"{why}: only with nvkeep")

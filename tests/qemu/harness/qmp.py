@@ -11,6 +11,7 @@ from .process import Failure, Timeout
 class QmpError(Failure):
     def __init__(self, command, error):
         super().__init__(f"{command}: {error.get('class')}: {error.get('desc')}")
+        self.error_class = error.get("class", "")
         self.desc = error.get("desc", "")
 
 

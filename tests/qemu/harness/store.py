@@ -3,6 +3,7 @@
 Both stores have the same methods, so that a test (or a comparison) takes either.
 """
 
+import json
 import os
 import shutil
 
@@ -54,8 +55,9 @@ class NvkeepStore:
         self.key = "file=" + self.key_file
         self.n_starts = 0
 
-    def create(self, passphrase=None, iter_ms=None):
-        """With a new key file, or with a passphrase and the time one try of it shall take."""
+    def create(self, passphrase=None, iter_ms=None, incoming=False):
+        """With a new key file, or with a passphrase and the time one try of it shall take. incoming:
+        without a TPM, which a migration will bring."""
         argv = [self.nvkeep, "create", self.image, "--tpm12" if self.family == "1.2" else "--tpm2"]
         if passphrase is None:
             argv += ["--new-key", self.key_file]
@@ -64,6 +66,8 @@ class NvkeepStore:
             argv += ["--key", self.key]
         if iter_ms is not None:
             argv += ["--iter-time", iter_ms]
+        if incoming:
+            argv += ["--incoming"]
         done = run(argv, timeout=120)
         if done.rc:
             raise Failure(f"nvkeep create: {done}")
@@ -79,17 +83,35 @@ class NvkeepStore:
         shutil.copyfile(self.key_file, other.key_file)
         return other
 
-    def serve(self, key=None, options=(), pass_fds=()):
-        """Starts the daemon and does not wait. key: instead of the store's own; "" for none."""
+    def view(self, name):
+        """The same image as another host sees it."""
+        other = NvkeepStore(self.folder, name, self.family, self.nvkeep)
+        other.image, other.key_file, other.key = self.image, self.key_file, self.key
+        return other
+
+    def serve(self, key=None, options=(), pass_fds=(), admin=False, migration=None,
+              migration_key=None, seal=None):
+        """Starts the daemon and does not wait. key: instead of the store's own; "" for none.
+        migration_key: a file of hex digits."""
         self.n_starts += 1
         ctrl = os.path.join(self.folder, f"{self.name}-{self.n_starts}.sock")
         log = os.path.join(self.folder, f"{self.name}-{self.n_starts}.log")
+        options = list(options)
+        if admin:
+            options += ["--admin", f"type=unixio,path={ctrl}.admin"]
+        if migration:
+            options += ["--migration", migration]
+        if migration_key:
+            options += ["--migration-key",
+                        f"file={migration_key},format=hex,mode=aes-256-cbc"]
+        if seal:
+            options += ["--migration-seal", seal]
         argv = [self.nvkeep, "serve", self.image]
         key = self.key if key is None else key
         if key:
             argv += ["--key", key]
         argv += ["--ctrl", f"type=unixio,path={ctrl},mode=0600", "--log", f"file={log},level=5",
-                 "--terminate"] + list(options)
+                 "--terminate"] + options
         return Daemon(f"nvkeep-{self.name}-{self.n_starts}", argv, self.folder, ctrl, log, pass_fds)
 
     def tool(self, command, *options, key=None, timeout=60):
@@ -97,6 +119,12 @@ class NvkeepStore:
         key = self.key if key is None else key
         return run([self.nvkeep, command, self.image, *(["--key", key] if key else []), *options],
                    timeout)
+
+    def info(self):
+        done = self.tool("info", "--json")
+        if done.rc:
+            raise Failure(f"nvkeep info: {done}")
+        return json.loads(done.out)
 
     def bytes(self):
         with open(self.image, "rb") as f:
@@ -114,8 +142,8 @@ class SwtpmStore:
         self.key_file = os.path.join(folder, name + ".key")
         self.n_starts = 0
 
-    def create(self, passphrase=b"swtpm comparison key", iter_ms=None):
-        del iter_ms  # it stretches a thousandfold, always
+    def create(self, passphrase=b"swtpm comparison key", iter_ms=None, incoming=False):
+        del iter_ms, incoming  # it stretches a thousandfold, always; and makes a TPM when it has none
         os.mkdir(self.image)
         self.write_key(passphrase)
 
@@ -127,7 +155,18 @@ class SwtpmStore:
         shutil.copyfile(self.key_file, other.key_file)
         return other
 
-    def serve(self, key=None, options=(), pass_fds=()):
+    def view(self, name):
+        other = SwtpmStore(self.folder, name, self.family)
+        other.image, other.key_file = self.image, self.key_file
+        return other
+
+    def serve(self, key=None, options=(), pass_fds=(), admin=False, migration=None,
+              migration_key=None, seal=None):
+        """0.7.1 knows of all this only the migration key."""
+        del admin, migration, seal
+        if migration_key:
+            options = [*options, "--migration-key",
+                       f"file={migration_key},format=hex,mode=aes-256-cbc"]
         self.n_starts += 1
         ctrl = os.path.join(self.folder, f"{self.name}-{self.n_starts}.sock")
         log = os.path.join(self.folder, f"{self.name}-{self.n_starts}.log")

@@ -4,8 +4,10 @@ import fcntl
 import os
 import socket
 
+from .admin import Admin
 from .console import Console
 from .process import Failure, Process, Timeout, run, wait_until
+from .proxy import ControlProxy
 from .qmp import Qmp
 from .tpm import Tpm12, Tpm2
 
@@ -72,6 +74,9 @@ class Vm:
         self.options = list(options)
         self.daemon = None
         self.qemu = None
+        self.proxied = False  # whether the next QEMU gets a proxy before its daemon
+        self.proxy = None
+        self._admin = None
         self.found = None
         self.n_starts = 0
         if disk:  # for savevm: VM states are kept in some qcow2 disk of the machine
@@ -95,7 +100,17 @@ class Vm:
         kind = Tpm12 if self.store.family == "1.2" else Tpm2
         return kind(self.console.tpm)
 
+    @property
+    def admin(self):
+        """The admin socket of a daemon that was started with admin=True."""
+        if self._admin is None:
+            self._admin = Admin(self.daemon.ctrl + ".admin")
+        return self._admin
+
     def start_daemon(self, wait=True, **how):
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
         self.daemon = self.test.started(self.store.serve(**how))
         if wait:
             self.daemon.wait_bound()
@@ -103,8 +118,12 @@ class Vm:
 
     def start_qemu(self, extra=(), hello=True):
         self.n_starts += 1
+        ctrl = self.daemon.ctrl
+        if self.proxied:
+            ctrl = os.path.join(self.test.folder, f"{self.name}-{self.n_starts}.proxy")
+            self.proxy = ControlProxy(ctrl, self.daemon.ctrl)
         self.qemu = self.test.started(Qemu(f"qemu-{self.name}-{self.n_starts}", self.test.folder,
-                                           self.daemon.ctrl, self.device, self.machine,
+                                           ctrl, self.device, self.machine,
                                            self.options + list(extra)))
         if hello:
             try:
@@ -160,10 +179,20 @@ class Vm:
 
     def incoming(self, **how):
         """Daemon and QEMU as the destination of a migration, listening."""
+        if self.store.kind == "nvkeep":
+            how.setdefault("migration", "incoming")
         self.start_daemon(**how)
+        self.defer()
+        return self.listen()
+
+    def defer(self):
+        """QEMU as a destination for the daemon that runs, not listening yet."""
         self.start_qemu(["-incoming", "defer"])
         self.enable("events")
-        self.uri = f"unix:{self.test.folder}/{self.name}-{self.n_starts}.migration"
+
+    def listen(self, uri=None):
+        """uri: where the guest comes from, if it is a place of its own."""
+        self.uri = uri or f"unix:{self.test.folder}/{self.name}-{self.n_starts}.migration"
         self.qmp.command("migrate-incoming", uri=self.uri)
         return self
 
@@ -174,22 +203,37 @@ class Vm:
     def status(self):
         return self.qmp.command("query-status")["status"]
 
-    def migrate(self, to, timeout=60, return_path=True):
-        """To a machine that is incoming(). What the source says in the end: "completed" or
-        "failed". On success the destination runs and goes on where the guest was."""
+    def begin_migration(self, to, return_path=True, pause=False, uri=None):
+        """To a machine that is incoming(). pause: before the switchover, until
+        "migrate-continue". uri: a way there of its own."""
         self.enable("events")
         for vm in (self, to):
             vm.enable("return-path", state=return_path)
-        self.qmp.command("migrate", uri=to.uri)
+        self.enable("pause-before-switchover", state=pause)
+        self.qmp.command("migrate", uri=uri or to.uri)
 
+    def migration_status(self):
+        return self.qmp.command("query-migrate").get("status")
+
+    def end_of_migration(self, timeout=60):
+        """What the source says in the end: "completed", "failed" or "cancelled"."""
         def ended():
-            status = self.qmp.command("query-migrate").get("status")
+            status = self.migration_status()
             return status if status in ("completed", "failed", "cancelled") else None
-        status = wait_until("end of the migration", ended, timeout)
+        return wait_until("end of the migration", ended, timeout)
+
+    def take_guest(self, source, timeout=60):
+        """Behind a migration that succeeded: the destination runs and goes on where the guest was."""
+        self.qmp.wait("RESUME", timeout=timeout)
+        self.console.adopt(source.console)
+        self.found = source.found
+
+    def migrate(self, to, timeout=60, return_path=True, **how):
+        """All of it. On success the guest is there."""
+        self.begin_migration(to, return_path, **how)
+        status = self.end_of_migration(timeout)
         if status == "completed":
-            to.qmp.wait("RESUME", timeout=timeout)
-            to.console.adopt(self.console)
-            to.found = self.found
+            to.take_guest(self, timeout)
         return status
 
     def describe(self):

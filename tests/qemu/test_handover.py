@@ -1,0 +1,120 @@
+"""Hand-over on shared storage: one image, two hosts, and never two owners."""
+
+import signal
+import sys
+
+from harness.case import main
+from harness.continuity import COUNTER, Continuity
+from harness.store import FENCED, LOCKED
+from harness.tpm import nv_increment_command
+
+
+def two_hosts(test, tag=""):
+    """(source with a guest that has used its TPM, what it must go on seeing, target not started)"""
+    source = test.vm(name="source" + tag)
+    source.power_on()
+    seen = Continuity(test, source)
+    target = test.vm(name="target" + tag, store=source.store.view("target" + tag))
+    return source, seen, target
+
+
+def in_a_row(test, n, device):
+    """A guest that counts all the way, from host to host and back."""
+    hosts = [test.vm(device, name="a")]
+    hosts.append(test.vm(device, name="b", store=hosts[0].store.view("b")))
+    hosts[0].power_on()
+    seen = Continuity(test, hosts[0])
+    pauses = []
+    for i in range(n):
+        here, there = hosts[i % 2], hosts[1 - i % 2]
+        there.incoming()
+        seen.start(here, dirty_kb=256)
+        test.equal(here.migrate(there, return_path=bool(i % 3)), "completed", f"migration {i}")
+        seen.runs_on(there, 6)
+        seen.stop(there)
+        seen.holds(there.tpm)
+        pauses.append((there.qmp.wait("RESUME").at - here.qmp.wait("STOP").at) * 1000)
+        test.equal(here.quit(), (0, 0), f"exit codes behind migration {i}")
+    last = hosts[n % 2]
+    test.equal(last.tpm.nv_counter(COUNTER), seen.count, "the counter")
+    pauses.sort()
+    print(f"         {n} migrations, pause {pauses[0]:.1f} to {pauses[-1]:.1f} ms, "
+          f"median {pauses[n // 2]:.1f} ms; {seen.count} ticks, {seen.n_lost} answers lost by QEMU")
+
+
+def many_migrations_in_a_row_lose_no_tick_over_tis(test):
+    """S3.21 S3.25"""
+    test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
+    in_a_row(test, 100 if test.long else 8, "tpm-tis")
+
+
+def many_migrations_in_a_row_lose_no_tick_over_crb(test):
+    test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
+    in_a_row(test, 100 if test.long else 4, "tpm-crb")
+
+
+def the_old_owner_writes_nothing_whatever_it_is_told(test):
+    """S3.24: after the hand-over its commands are not executed, a reset of its machine or its end
+    changes no byte, and it cannot start again over the new owner's state."""
+    test.only_nvkeep("stock swtpm overwrites the new owner's state")
+    for last in ("quit", "SIGTERM", "reset", "command", "power off"):
+        source, seen, target = two_hosts(test, "-" + last.replace(" ", "-"))
+        target.incoming()
+        test.equal(source.migrate(target), "completed", "migration")
+        # The new owner stands still: whatever changes now was written by the old one.
+        seen.start(target)
+        seen.stop(target)
+        before = target.store.bytes()
+        if last == "SIGTERM":
+            source.daemon.signal(signal.SIGTERM)
+            test.equal(source.daemon.wait(), 0, "exit code of the source's daemon")
+        elif last == "command":
+            # Split brain by management: the source's guest is let loose. It gets no answer from its TPM
+            # that means something, and the new owner goes on.
+            source.qmp.command("cont")
+            refused = source.console.tpm(nv_increment_command(COUNTER))
+            test.check(int.from_bytes(refused[6:10], "big") != 0, "the old owner's TPM answered")
+        elif last == "reset":
+            source.qmp.send("cont")
+            source.qmp.send("system_reset")
+            source.qemu.wait()  # its TPM does not start again
+        elif last == "power off":
+            source.qmp.command("system_powerdown")
+            source.qemu.signal(signal.SIGTERM)
+            source.qemu.wait()
+        if source.qemu.alive() and source.daemon.alive():
+            source.quit()
+        source.qemu.end()
+        source.daemon.end()
+        test.check(target.store.bytes() == before, f"the old owner wrote something at {last}")
+        seen.holds(target.tpm)
+        target.cut_power()
+        target.power_on()
+        seen.survives_power_cut(target.tpm, seen.count)
+        target.quit()
+
+
+def a_new_owner_locks_the_old_one_out(test):
+    """S3.24 S3.25: the old owner asks for its storage back, and does not get it: first because it is
+    locked, then because somebody else was there."""
+    test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
+    source, seen, target = two_hosts(test)
+    target.incoming()
+    test.equal(source.migrate(target), "completed", "migration")
+    again = test.started(source.store.view("third").serve())
+    test.equal(again.wait(), LOCKED, "exit code of a third daemon")
+    seen.start(target)
+    seen.stop(target)
+    target.quit()
+    # Its claim is free now; its state is not what it was.
+    before = target.store.bytes()
+    source.qmp.command("cont")
+    refused = source.console.tpm(nv_increment_command(COUNTER))
+    test.check(int.from_bytes(refused[6:10], "big") != 0, "the old owner's TPM answered")
+    test.check(target.store.bytes() == before, "the old owner wrote something")
+    test.contains(source.daemon.log() + source.daemon.err(), "FENCED", "what the old owner says")
+    test.check(source.daemon.alive(), f"the old owner ended ({FENCED} was not asked for)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
