@@ -334,6 +334,13 @@ void ctrl_client_answer(struct ctrl_client *c, struct ctrl_job *job)
     c->limit = now_ms() + CTRL_UNREAD_MS;
 }
 
+void ctrl_client_give_up(struct ctrl_client *c, enum ctrl_code code)
+{
+    c->waiting = false;
+    c->last = CLIENT_NO_LAST;
+    reply_at_once(c, code, CTRL_FAIL);
+}
+
 enum ctrl_client_last ctrl_client_last(struct ctrl_client *c)
 {
     enum ctrl_client_last last = c->last;

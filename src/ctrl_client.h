@@ -39,6 +39,9 @@ enum ctrl_client_step ctrl_client_run(struct ctrl_client *c, short revents, stru
 /* The reply of a job that ctrl_client_run() gave; takes its state. */
 void ctrl_client_answer(struct ctrl_client *c, struct ctrl_job *job);
 
+/* Nobody has an answer in time: the request under way fails, with a reply of its full length. */
+void ctrl_client_give_up(struct ctrl_client *c, enum ctrl_code code);
+
 /* Of a reply that completes a set (is_last): is it still here, or has it left? LEFT is said once.
  */
 enum ctrl_client_last { CLIENT_NO_LAST, CLIENT_LAST_HERE, CLIENT_LAST_LEFT };

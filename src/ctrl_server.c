@@ -14,6 +14,7 @@ struct ctrl_server {
     const struct log *log;
     struct ctrl_client *client[CTRL_CLIENTS_MAX]; /* NULL: free */
     struct ctrl_job *job[CTRL_CLIENTS_MAX];       /* of that client, with the worker */
+    int64_t serving_since;                        /* -1: the image is being verified */
     int64_t accept_again;                         /* out of descriptors until then; -1: no */
     bool stopped, shut_down, lost, gave_data;
 };
@@ -28,6 +29,7 @@ int ctrl_server_new(struct worker *w, struct listener *l, const struct log *log,
     s->listener = l;
     s->log = log;
     s->accept_again = -1;
+    s->serving_since = -1;
     *ret = s;
     return 0;
 }
@@ -183,6 +185,45 @@ void ctrl_server_deliver(struct ctrl_server *s)
     }
 }
 
+/* --- time limits --- */
+
+/* -1: none, or the image is still being verified. */
+static int64_t job_limit(struct ctrl_server *s, size_t i)
+{
+    struct err ignored;
+    const struct ctrl_job *job = s->job[i];
+    if (!job || worker_phase(s->worker, &ignored) != WORKER_SERVING)
+        return -1;
+    int64_t since = job->since_ms > s->serving_since ? job->since_ms : s->serving_since;
+    return since + (job->req.code == CTRL_INIT ? INIT_LIMIT_MS : JOB_LIMIT_MS);
+}
+
+/* The job stays with the worker, and finds nobody when it comes back. */
+static void give_up(struct ctrl_server *s, size_t i)
+{
+    struct ctrl_job *job = s->job[i];
+    log_line(s->log, 0, "%s: no answer from the storage in time; told the client that it failed",
+             ctrl_code_name(job->req.code));
+    job->client = NULL;
+    atomic_store(&job->unwanted, true);
+    s->job[i] = NULL;
+    ctrl_client_give_up(s->client[i], job->req.code);
+    run_client(s, i, 0);
+}
+
+static void watch_jobs(struct ctrl_server *s)
+{
+    struct err ignored;
+    int64_t now = now_ms();
+    if (s->serving_since < 0 && worker_phase(s->worker, &ignored) == WORKER_SERVING)
+        s->serving_since = now;
+    for (size_t i = 0; i < CTRL_CLIENTS_MAX; i++) {
+        int64_t limit = job_limit(s, i);
+        if (limit >= 0 && now >= limit)
+            give_up(s, i);
+    }
+}
+
 /* --- polling --- */
 
 size_t ctrl_server_wants(struct ctrl_server *s, struct pollfd *ret, int64_t *ret_limit)
@@ -203,6 +244,7 @@ size_t ctrl_server_wants(struct ctrl_server *s, struct pollfd *ret, int64_t *ret
             events &= POLLOUT;
         ret[n++] = (struct pollfd){.fd = ctrl_client_fd(c), .events = events};
         limit = sooner(limit, ctrl_client_limit(c));
+        limit = sooner(limit, job_limit(s, i));
     }
     *ret_limit = limit;
     return n;
@@ -212,6 +254,7 @@ void ctrl_server_run(struct ctrl_server *s, const struct pollfd *p, size_t n)
 {
     int64_t now = now_ms();
     size_t k = 1;
+    watch_jobs(s);
     for (size_t i = 0; i < CTRL_CLIENTS_MAX && k < n; i++) {
         struct ctrl_client *c = s->client[i];
         if (!c)

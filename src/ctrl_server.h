@@ -3,6 +3,10 @@
  *     client --request--> answered at once (facts, cancel) ------------------> reply
  *                    \--> worker's queue --done--> ctrl_server_deliver() --/
  *
+ * An emulator waits for each answer with everything else standing still. Where the storage does not
+ * answer, we do: after JOB_LIMIT_MS (power-on: INIT_LIMIT_MS) a request fails, and what comes of it
+ * later is nobody's any more.
+ *
  * Several clients are served side by side; one that hangs or sends garbage costs its own place and
  * nothing else. When all places are taken, a newcomer gets the place of the oldest client that has
  * never asked anything.
@@ -16,6 +20,7 @@
 #include "src/worker.h"
 
 enum { CTRL_CLIENTS_MAX = 32, CTRL_POLL_MAX = CTRL_CLIENTS_MAX + 1 };
+enum { JOB_LIMIT_MS = 5000, INIT_LIMIT_MS = 30000 };
 
 struct ctrl_server;
 

@@ -165,6 +165,34 @@ static void told_twice_it_no_longer_waits_for_dead_storage(void **state)
     close(data);
 }
 
+/* QEMU's main loop, and its monitor with it, waits for these answers. */
+static void storage_that_hangs_keeps_no_emulator_waiting_for_ever(void **state)
+{
+    (void)state;
+    struct tpm_cmd c;
+    struct answer a;
+    uint8_t body[12] = {[3] = 1, [7] = 1}, reply[16];
+    rig_image("");
+    define_index();
+    pid_t pid = start_under("-e inject=fdatasync:delay_enter=7500000:when=" THE_FLUSH, DATA_SOCKET);
+    int data = rig_connect("d"), ctrl = rig_connect("c");
+    cmd2_nv_write(&c, INDEX, "patience", 8, 0);
+    rig_send(data, c.b, c.n);
+    usleep(100000);
+    int64_t begin = rig_ms();
+    assert_int_equal(ctrl_call(ctrl, CTRL_GET_STATEBLOB, body, sizeof(body), reply, sizeof(reply)),
+                     CTRL_FAIL);
+    assert_in_range(rig_ms() - begin, 4500, 7000);
+    /* What was given up is not done later: the TPM is not frozen, and the command was carried out.
+     */
+    assert_int_equal(data_receive(data, &a).rc, 0);
+    cmd2_nv_read(&c, INDEX, 8, 0);
+    assert_memory_equal(rsp2_nv(data_call(data, &c, &a), 8), "patience", 8);
+    close(data);
+    close(ctrl);
+    end_under(pid);
+}
+
 /* An error of storage is the error of one command. */
 static void full_disk_fails_one_command_and_the_next_one_works(void **state)
 {
@@ -222,6 +250,7 @@ int main(void)
         IN_DIR(limit_on_files_fails_commands_until_it_is_lifted),
         IN_DIR(control_channel_answers_while_a_commit_hangs),
         IN_DIR(command_of_a_client_that_gave_up_is_not_done_later),
+        IN_DIR(storage_that_hangs_keeps_no_emulator_waiting_for_ever),
         IN_DIR(told_to_end_it_finishes_the_commit_first),
         IN_DIR(told_twice_it_no_longer_waits_for_dead_storage),
         IN_DIR(full_disk_fails_one_command_and_the_next_one_works),
