@@ -115,6 +115,7 @@ void custody_release(struct custody *c, struct store **s, bool remember)
 {
     c->gave = remember;
     c->gave_set = remember && c->exporting;
+    c->tried_generation = 0;
     if (remember)
         store_mark(*s, &c->given);
     if (c->gave_set) {
@@ -139,28 +140,57 @@ int custody_take_over(struct custody *c, struct store **ret, struct err *e)
     return 0;
 }
 
-static int take_back(const struct custody *c, struct store *s, struct err *e)
+/* The record of an attempt at taking back that failed, and did reach the disk. */
+static bool is_our_attempt(const struct custody *c, const struct store *s,
+                           const struct store_mark *now)
 {
-    struct store_origin o = {.how = ORIGIN_HANDED_OVER, .used = true, .from = c->given};
-    uint8_t bytes[ORIGIN_BYTES];
+    struct store_origin o;
+    struct err ignored;
+    size_t n;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    return c->tried_generation > 0 && now->generation == c->tried_generation && p &&
+           origin_decode(p, n, &o, &ignored) == 0 &&
+           memcmp(o.set, c->tried_set, sizeof(o.set)) == 0;
+}
+
+/* Where the state came from stays; that it is in use here, and under which name of its own, is new:
+ * so there is always something to commit. */
+static int taken_back_origin(struct custody *c, const struct store *s, uint8_t ret[ORIGIN_BYTES],
+                             struct err *e)
+{
+    struct store_origin o = {.how = ORIGIN_HANDED_OVER};
+    size_t n;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    if (p && origin_decode(p, n, &o, e) < 0)
+        return -1;
+    if (!p)
+        memcpy(o.lineage, store_facts(s)->instance, sizeof(o.lineage));
+    o.used = true;
+    memcpy(o.set, c->tried_set, sizeof(o.set));
+    origin_encode(&o, ret);
+    return 0;
+}
+
+static int take_back(struct custody *c, struct store *s, struct err *e)
+{
+    uint8_t origin[ORIGIN_BYTES];
     struct state_change change = {0};
     struct store_mark now;
-    struct envelope_head head;
     store_mark(s, &now);
-    if (!store_mark_equal(&now, &c->given) &&
+    bool again = is_our_attempt(c, s, &now);
+    if (!again && !store_mark_equal(&now, &c->given) &&
         !(c->gave_set && custody_is_unused_set(s, c->given_set)))
         return err_set(e, ERR_FENCED,
                        "another owner has used the TPM's state since it was given away (generation "
                        "%llu then, %llu now); this copy is out of date and is not continued",
                        (unsigned long long)c->given.generation, (unsigned long long)now.generation);
-    if (custody_head(c, s, &head, e) < 0)
+    if (again)
+        return 0;
+    if (random_bytes(c->tried_set, sizeof(c->tried_set), e) < 0 ||
+        taken_back_origin(c, s, origin, e) < 0)
         return -1;
-    memcpy(o.lineage, head.lineage, sizeof(o.lineage));
-    memcpy(o.image, head.image, sizeof(o.image));
-    if (c->gave_set)
-        memcpy(o.set, c->given_set, sizeof(o.set));
-    origin_encode(&o, bytes);
-    change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, bytes, sizeof(bytes)};
+    c->tried_generation = now.generation + 1;
+    change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, origin, sizeof(origin)};
     return store_commit(s, &change, e);
 }
 
@@ -176,6 +206,7 @@ int custody_take_back(struct custody *c, struct store **ret, struct err *e)
         return -1;
     }
     c->gave = false;
+    c->tried_generation = 0;
     *ret = s;
     return 0;
 }

@@ -28,6 +28,8 @@ struct custody {
     bool gave, gave_set; /* a whole set, or only the claim */
     uint8_t given_set[16];
     struct store_mark given;
+    uint8_t tried_set[16];     /* of the last attempt at taking back */
+    uint64_t tried_generation; /* 0: none failed */
 
     /* What is being given away. */
     bool exporting;
