@@ -20,13 +20,13 @@ static int failed(const struct der *d, enum err_kind kind, const char *what, int
                    d->name, what, asn1_strerror(code));
 }
 
-/* libtasn1 does not check all of its allocations. All that the module and one value take (some 50
+/* libtasn1 does not check all of its allocations. All that the module and one value take (some 10
  * KiB in small pieces) fits into what is had and given back here, so that the lack of memory is met
  * where it can be reported. */
 static int memory_for_asn1(const char *name, struct err *e)
 {
     char what[100];
-    void *p = malloc(96 << 10);
+    void *p = malloc(64 << 10);
     if (!p) {
         snprintf(what, sizeof(what), "decoding the %s", name);
         return err_nomem(e, what);

@@ -63,6 +63,11 @@ static int digit(uint8_t c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+static bool is_space(uint8_t c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 /* Never the text itself in a message: it may be nearly right. */
 static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret, struct err *e)
 {
@@ -70,7 +75,7 @@ static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret,
         text += 2;
         n -= 2;
     }
-    while (n > 0 && memchr(" \t\r\n", text[n - 1], 4))
+    while (n > 0 && is_space(text[n - 1]))
         n--;
     if (n != bits / 4)
         return err_set(e, ERR_KEY_WRONG,

@@ -1,4 +1,4 @@
-/* The sealed envelope. [S3.3, S3.8] */
+/* The sealed envelope. */
 #include "crypto/envelope.h"
 
 #include "src/base/bytes.h"
@@ -142,6 +142,7 @@ static void the_test_vector_of_the_text_is_opened(void **state)
 
 /* ---- what is not ours is refused ---- */
 
+/* S3.3 S3.8 */
 static void another_key_is_told_from_damage(void **state)
 {
     struct envelope_keys mixed = {made.others.image, made.keys.migration};
@@ -179,6 +180,7 @@ static void keys_of_another_length_are_other_keys(void **state)
                 e);
 }
 
+/* S3.8 */
 static void a_missing_key_is_named(void **state)
 {
     static const struct envelope_keys none;

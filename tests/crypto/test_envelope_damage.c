@@ -1,4 +1,4 @@
-/* Envelopes that were damaged, cut off, spelled otherwise, or made by another version. [S3.3] */
+/* Envelopes that were damaged, cut off, spelled otherwise, or made by another version. */
 #include "src/base/bytes.h"
 #include "tests/crypto/envelope_fixture.h"
 
