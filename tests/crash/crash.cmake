@@ -1,5 +1,5 @@
 # What tests/crash/kept_disk.h needs.
-foreach(name store_crash store_damage)
+foreach(name store_crash store_damage handover_crash)
     target_link_options(crash_test_${name} PRIVATE -Wl,--wrap=qcow_disk_rw_free)
 endforeach()
 
@@ -7,4 +7,6 @@ endforeach()
 set(NVKEEP_FAULT_CALLS malloc calloc strdup mmap munmap open openat fcntl madvise mlock pread pwrite
     fdatasync fsync ftruncate fstat stat fstatat fstatvfs linkat getrandom)
 list(TRANSFORM NVKEEP_FAULT_CALLS PREPEND "-Wl,--wrap=" OUTPUT_VARIABLE fault_options)
-target_link_options(crash_test_store_faults PRIVATE ${fault_options})
+foreach(name store_faults custody_faults)
+    target_link_options(crash_test_${name} PRIVATE ${fault_options})
+endforeach()

@@ -281,6 +281,11 @@ static void fill_noise(struct power_disk *p, uint8_t *to)
     }
 }
 
+uint64_t power_disk_size(const struct power_disk *p)
+{
+    return p->size;
+}
+
 /* The `version`-th content that a volatile sector had: 0 is the durable one. */
 static const uint8_t *content_of(const struct power_disk *p, uint64_t sector, unsigned version)
 {

@@ -30,6 +30,7 @@ void power_share(struct power_disk *p);
 
 /* What the running system sees. */
 uint8_t *power_disk_bytes(struct power_disk *p);
+uint64_t power_disk_size(const struct power_disk *p);
 
 /* The sectors that may be lost if power fails now: written since the last good flush, or in limbo.
  * In the order in which they were first written. */
