@@ -48,14 +48,15 @@ enum { ENVELOPE_OVERHEAD_MAX = 512, ENVELOPE_CONTENT_MAX = 512 * 1024 };
 
 bool envelope_is(const uint8_t *p, size_t n); /* begins like one */
 
-/* head->key says which of the keys. ret: room for n + ENVELOPE_OVERHEAD_MAX. */
+/* head->key says which of the keys. ret: room for n + ENVELOPE_OVERHEAD_MAX, apart from content.
+ * ERR_KEY_MISSING: there is no such key; ERR_UNSUPPORTED: longer than ENVELOPE_CONTENT_MAX. */
 int envelope_seal(const struct envelope_head *head, const struct envelope_keys *keys,
                   const uint8_t *content, size_t n, uint8_t *ret, size_t *ret_n,
                   struct err *e) MUST_CHECK;
 /* ERR_STATE_FOREIGN: not an envelope, of another use, or sealed under the key of another image;
- * ERR_KEY_MISSING: sealed under a migration key, and there is none; ERR_KEY_WRONG: under another
- * migration key; ERR_STATE_CORRUPT: the key is right, the bytes are not; ERR_UNSUPPORTED: version
- * or algorithm. *ret: NULL where the content is empty. */
+ * ERR_KEY_MISSING: sealed under a migration key (or the key of an image), and there is none;
+ * ERR_KEY_WRONG: under another migration key; ERR_STATE_CORRUPT: the key is right, the bytes are
+ * not; ERR_UNSUPPORTED: version, algorithm or length. *ret: NULL where the content is empty. */
 int envelope_open(enum envelope_use use, const struct envelope_keys *keys, const uint8_t *p,
                   size_t n, struct envelope_head *ret_head, struct secret **ret, size_t *ret_n,
                   struct err *e) MUST_CHECK;
