@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 static struct {
@@ -106,6 +107,8 @@ int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
 int __real_openat(int dir, const char *path, int flags, ...);
 int __wrap_openat(int dir, const char *path, int flags, ...);
+char *__real_realpath(const char *path, char *resolved);
+char *__wrap_realpath(const char *path, char *resolved);
 int __real_fcntl(int fd, int cmd, ...);
 int __wrap_fcntl(int fd, int cmd, ...);
 
@@ -139,6 +142,11 @@ int __wrap_munmap(void *p, size_t n)
     return __real_munmap(p, n);
 }
 
+char *__wrap_realpath(const char *path, char *resolved)
+{
+    return FAILS("realpath", ENOMEM, EACCES) ? NULL : __real_realpath(path, resolved);
+}
+
 static mode_t mode_in(int flags, va_list *ap)
 {
     return flags & (O_CREAT | __O_TMPFILE) ? va_arg(*ap, mode_t) : 0;
@@ -168,6 +176,8 @@ int __wrap_fcntl(int fd, int cmd, ...)
     va_start(ap, cmd);
     void *arg = va_arg(ap, void *);
     va_end(ap);
+    if (cmd == F_OFD_SETLK && ((const struct flock *)arg)->l_type == F_UNLCK)
+        return __real_fcntl(fd, cmd, arg);
     return FAILS("fcntl", ENOLCK, EIO) ? -1 : __real_fcntl(fd, cmd, arg);
 }
 
@@ -184,6 +194,7 @@ WRAP(int, stat, (const char *path, struct stat *st), (path, st), EACCES, EIO)
 WRAP(int, fstatat, (int fd, const char *path, struct stat *st, int flags), (fd, path, st, flags),
      EACCES, EIO)
 WRAP(int, fstatvfs, (int fd, struct statvfs *v), (fd, v), EIO, ENOSYS)
+WRAP(int, fstatfs, (int fd, struct statfs *st), (fd, st), EIO, ENOSYS)
 WRAP(int, linkat, (int from_dir, const char *from, int dir, const char *to, int flags),
      (from_dir, from, dir, to, flags), EIO, ENOSPC, EROFS, EDQUOT)
 WRAP(ssize_t, getrandom, (void *p, size_t n, unsigned flags), (p, n, flags), ENOSYS)
