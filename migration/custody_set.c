@@ -185,6 +185,10 @@ static int check_sealed(struct custody *c, enum blob_kind kind, const struct env
         return err_set(e, ERR_STATE_FOREIGN,
                        "this is the blob of kind %u of a TPM state, handed in as that of kind %d",
                        head->kind, (int)kind);
+    if (!(head->kinds & 1u << (kind - 1)))
+        return err_set(e, ERR_STATE_CORRUPT,
+                       "the blob of kind %d says that it does not belong to its own hand-over",
+                       (int)kind);
     if (c->staging && (!c->sealed || !same_set(&c->in, head)))
         return err_set(e, ERR_STATE_FOREIGN,
                        "this blob and the one before it are not of the same hand-over");
