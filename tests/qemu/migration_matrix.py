@@ -16,7 +16,8 @@ import traceback
 import migration_cells
 from harness.case import Case
 from harness.process import Failure
-from migration_run import Row, run_cell
+from migration_run import run_cell
+from migration_verdict import Row
 
 
 def run_cells(cells, say=print, keep=False):

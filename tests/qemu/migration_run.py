@@ -1,9 +1,4 @@
-"""Runs one cell of migration_cells.py, and judges it.
-
-Whatever is wrong, afterwards: the guest runs where it should, its TPM goes on where it was, the image
-is the same or at a later generation of the same owner, the right key opens it, our and QEMU's tools
-find it sound; and where the source kept the guest, a second try with everything right moves it.
-"""
+"""Runs one cell of migration_cells.py: the guest, the destination, the migration, and what is killed."""
 
 import signal
 import time
@@ -11,52 +6,25 @@ import time
 import migration_cells as cells
 from harness.admin import prepare
 from harness.continuity import Continuity
-from harness.process import Failure, Timeout, wait_until
+from harness.process import Failure, wait_until
 from harness.proxy import Gone
 from harness.qmp import QmpError
-from harness.tpm import response_code
-from harness.vm import Vm
+from migration_target import Target
+from migration_verdict import Row, Verdict
 
 HANG_S = 0.3
-FORMAT_BIT = 72 + 2  # in qcow2's incompatible features: one that nobody has defined
 
 
-class Row:
-    """One line of the table."""
-
-    def __init__(self, cell):
-        self.cell = cell
-        self.outcome = "?"
-        self.code = ""  # of the refusal: an exit code, a result on the control channel, a class
-        self.refused_ms = None  # of the refusal, relative to the guest's stop; None: it never stopped
-        self.pause_ms = None  # from the guest's stop to where it ran again
-        self.image = ""
-        self.n_migrations = 0
-        self.seconds = 0.0
-        self.wrong = ""  # what was not as it should be
-
-    @property
-    def ok(self):
-        return not self.wrong and self.outcome in cells.expected(self.cell)
-
-    def text(self):
-        when = ("" if not self.code else "before the stop" if self.refused_ms is None
-                else f"{self.refused_ms:+.1f} ms")
-        pause = "" if self.pause_ms is None else f"{self.pause_ms:.0f} ms"
-        return (f"{'ok' if self.ok else 'FAILED':6} {self.cell.name:58} {self.outcome:27} "
-                f"{self.code:18} {when:16} {pause:8} {self.image:22} {self.n_migrations} "
-                f"{self.seconds:4.1f} s {self.wrong}").rstrip()
-
-    HEADING = (f"{'':6} {'storage/key/image/return path/hooks/kill':58} {'outcome':27} "
-               f"{'refusal':18} {'against STOP':16} {'pause':8} {'image':22} migrations, time")
-
-
-class Run:
+class Run(Target, Verdict):
     def __init__(self, test, cell):
         self.test, self.cell = test, cell
         self.row = Row(cell)
+        self.source = self.target = None
         self.keys = self.migration_keys()
-        self.hung = None
+        self.hung = None  # the daemon that stands still
+        self.since = 0  # when the migration began
+        self.refused_at = None
+        self.last = None  # where the guest is in the end, if a second try moved it
 
     def migration_keys(self):
         """(the source's, the destination's)"""
@@ -102,105 +70,6 @@ class Run:
         self.row.n_migrations += 1
         self.test.equal(source.migrate(target), "completed", "a migration with everything right")
         self.seen.holds(target.tpm)
-
-    # The destination.
-
-    def target_store(self):
-        c = self.cell
-        if c.storage == "separate" and c.image == "older":
-            store = self.before.view("target")
-        elif c.storage == "separate":
-            store = self.test.store("target", incoming=True)
-        elif c.storage == "copied":
-            store = self.source.store.view("target")
-            store.image = self.test.path("copy.qcow2")
-            with open(store.image, "wb"):
-                pass
-            return store
-        elif c.image == "sound":
-            return self.source.store.view("target")
-        else:
-            store = self.source.store.copy_to(self.test.folder, "target")
-        if c.image != "sound":
-            if store in self.test._stores:
-                self.test._stores.remove(store)  # damaged on purpose
-            self.spoil(store.image)
-        return store
-
-    def spoil(self, path):
-        """What the destination sees instead of a sound image. What is cut off is as a copy that has
-        come half way."""
-        with open(path, "rb") as f:
-            data = bytearray(f.read())
-        if self.cell.image == "empty":
-            data = bytearray()
-        elif self.cell.image == "truncated":
-            data = data[:len(data) // 2]
-        elif self.cell.image == "flipped":
-            data[self.newest_record(data)] ^= 0x10
-        elif self.cell.image == "newer":
-            data[FORMAT_BIT] ^= 1
-        elif self.cell.image == "older" and self.cell.storage != "separate":
-            data = bytearray(self.older)
-        with open(path, "r+b") as f:
-            f.write(data)
-            f.truncate(len(data))
-
-    def newest_record(self, data):
-        """A byte of it. A separate image has no records yet: of its first sector then."""
-        if self.cell.storage == "separate":
-            return len(data) - (1 << 20) + 200
-        return self.record_at
-
-    def find_record(self):
-        before = self.source.store.bytes()
-        self.tick()
-        after = self.source.store.bytes()
-        # The last command of a tick that writes is one record: somewhere in what has changed.
-        self.record_at = next(i for i in range(len(after) - 1, 0, -1)
-                              if i >= len(before) or before[i] != after[i])
-
-    def start_target(self):
-        """False: it was refused."""
-        c = self.cell
-        self.target = Vm(self.test, self.target_store(), "target", c.device)
-        self.target.proxied = True
-        self.test._vms.append(self.target)
-        key = None
-        if c.key == "wrong":
-            wrong = self.test.path("wrong.key")
-            self.target.store.write_key(b"not the key", wrong)
-            key = "file=" + wrong
-        elif c.key == "missing":
-            key = ""
-        elif c.key == "late":
-            key = "admin"
-        before = self.source.store.bytes()
-        self.target.start_daemon(wait=False, key=key, admin=True, migration_key=self.keys[1],
-                                 migration="incoming" + (",storage=copied" if c.storage == "copied"
-                                                         else ""))
-        daemon = self.target.daemon
-        if c.key == "late":
-            # S3.4 S3.12: while it waits there is nothing that QEMU could connect to.
-            self.test.check(not daemon.bound(), "there is a control socket before the key")
-            with open(self.target.store.key_file, "rb") as f:
-                self.target.admin.add_key(f.read())
-        wait_until("the daemon's verdict", lambda: daemon.bound() or not daemon.alive())
-        if not daemon.bound():
-            self.row.code = f"exit {daemon.wait()}"
-            self.row.outcome = cells.AT_START
-            self.test.check(self.source.store.bytes() == before, "a refusal changed the image")
-            self.row.image = "same bytes"
-            return False
-        try:
-            self.target.defer()
-        except Failure:
-            self.row.code = f"QEMU {self.target.qemu.wait()}"
-            self.row.outcome = cells.AT_START
-            return False
-        if c.storage != "file":
-            self.target.listen()
-        return True
 
     # The migration.
 
@@ -268,15 +137,6 @@ class Run:
                 return True
         self.source.qmp.command("migrate-continue", state="pre-switchover")
         return True
-
-    def copy_arrives(self):
-        data = self.source.store.bytes()
-        if self.cell.image == "empty":
-            return
-        with open(self.target.store.image, "r+b") as f:
-            f.write(data)
-        if self.cell.image != "sound":
-            self.spoil(self.target.store.image)
 
     def hand_over_prepared(self):
         try:
@@ -386,9 +246,9 @@ class Run:
             return
         # The source first, so that it asks for its storage while the other one still has it.
         self.source.qmp.command("migrate_cancel")
-        self.test.equal(self.source.end_of_migration(), "cancelled", "the source's migration")
         self.source.qmp.wait("RESUME")
         self.end_target()
+        self.test.equal(self.source.end_of_migration(), "cancelled", "the source's migration")
         self.row.outcome = cells.CANCELLED
 
     def end_target(self):
@@ -413,7 +273,6 @@ class Run:
         self.row.n_migrations += 1
         self.source.qmp.command("migrate", uri=f"exec:cat >{path}")
         self.test.equal(self.source.end_of_migration(), "completed", "saving")
-        self.target = None
         if self.start_restored(path) and self.target_took_it():
             self.row.outcome = cells.COMPLETED
             return
@@ -429,106 +288,6 @@ class Run:
         self.since = time.monotonic()
         self.target.listen(f"exec:cat {path}")
         return True
-
-    # The verdict.
-
-    def judge(self):
-        row, c = self.row, self.cell
-        self.times()
-        try:
-            if row.outcome == cells.COMPLETED:
-                self.guest_is_at(self.target)
-            elif row.outcome in (cells.POWER_CUT, cells.DAEMON_LOST):
-                self.starts_again()
-            else:
-                self.guest_is_at(self.source)
-                self.second_try()
-        except (Failure, Timeout) as e:
-            row.wrong = str(e)
-        if not row.wrong and not row.ok:
-            row.wrong = "wanted: " + ", ".join(sorted(cells.expected(c)))
-        self.image_is_good()
-
-    def times(self):
-        row = self.row
-        stop = self.source.qmp.find("STOP")
-        at = getattr(self, "refused_at", None)
-        target = getattr(self, "target", None)
-        refusals = [p.refusal(getattr(self, "since", 0)) for p in (self.source.proxy,
-                                                                   target and target.proxy) if p]
-        refusal = next((r for r in refusals if r), None)
-        if refusal and not row.code and row.outcome != cells.COMPLETED:
-            result = "no answer" if refusal.result is None else f"{refusal.result:#x}"
-            row.code = f"{refusal.name[:9]} {result}"
-            at = refusal.answered or refusal.at
-        if at and stop and row.code:
-            row.refused_ms = (at - stop.at) * 1000
-        where = target if row.outcome == cells.COMPLETED else self.source
-        again = where.qmp.find("RESUME")
-        if stop and again:
-            row.pause_ms = (again.at - stop.at) * 1000
-
-    def guest_is_at(self, vm):
-        """It runs, and its TPM goes on without a gap."""
-        if self.row.outcome == cells.AT_START and self.cell.storage != "file":
-            self.seen.holds(vm.tpm)
-            return
-        self.test.equal(vm.status(), "running", "the guest")
-        self.seen.runs_on(vm)
-        self.seen.stop(vm)
-        self.seen.holds(vm.tpm)
-
-    def starts_again(self):
-        """The host died: what was acknowledged is in the image."""
-        least = self.seen.acknowledged(self.answers_of_the_dead())
-        target = getattr(self, "target", None)
-        if target:
-            self.end_target()
-        self.source.cut_power()
-        self.source.power_on(migration_key=self.keys[0])
-        self.seen.survives_power_cut(self.source.tpm, least)
-
-    def answers_of_the_dead(self):
-        if self.row.outcome == cells.DAEMON_LOST:
-            answers = self.source.console.answers_so_far()
-            return [a for a in answers if response_code(a[1]) == 0]
-        wait_until("the end of the guest's line", lambda: self.source.console.closed, 5)
-        return self.source.console.answers_so_far()
-
-    def second_try(self):
-        """Whatever it was, with everything right the guest moves."""
-        if getattr(self, "target", None):
-            self.end_target()
-        store = (self.test.store("second", incoming=True) if self.cell.storage == "separate"
-                 else self.source.store.view("second"))
-        second = Vm(self.test, store, "second", self.cell.device)
-        self.test._vms.append(second)
-        second.incoming(migration_key=self.keys[0])
-        self.source.enable("pause-before-switchover", state=False)
-        self.migrate(self.source, second)
-        self.last = second
-
-    def image_is_good(self):
-        """S3.6: of the TPM's owner, whoever that is now: opens with the right key, and is sound."""
-        row = self.row
-        if row.wrong:
-            return
-        owner = (getattr(self, "last", None)
-                 or (self.target if row.outcome == cells.COMPLETED else self.source))
-        try:
-            self.test.equal(owner.store.tool("verify-key").rc, 0, "verify-key with the right key")
-            inside = owner.store.info()["inside"]
-            if not row.image and owner.store.image == self.source.store.image:
-                self.test.equal(inside["instance"], self.mark["instance"], "instance of the image")
-                self.test.check(inside["generation"] >= self.mark["generation"],
-                                "the image went back to an earlier generation")
-                row.image = f"+{inside['generation'] - self.mark['generation']} generations"
-            elif not row.image:
-                row.image = f"generation {inside['generation']}"
-            self.test.end()
-            self.test.sound(owner.store)
-        except Failure as e:
-            row.wrong = str(e)
 
 
 def run_cell(test, cell):

@@ -5,7 +5,7 @@ import sys
 
 from harness.case import main
 from harness.continuity import COUNTER, Continuity
-from harness.store import FENCED, LOCKED
+from harness.store import FENCED, LOCKED, STATE_CORRUPT
 from harness.tpm import nv_increment_command
 
 
@@ -43,7 +43,7 @@ def in_a_row(test, n, device):
 
 
 def many_migrations_in_a_row_lose_no_tick_over_tis(test):
-    """S3.21 S3.25"""
+    """S3.25"""
     test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
     in_a_row(test, 100 if test.long else 8, "tpm-tis")
 
@@ -51,6 +51,35 @@ def many_migrations_in_a_row_lose_no_tick_over_tis(test):
 def many_migrations_in_a_row_lose_no_tick_over_crb(test):
     test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
     in_a_row(test, 100 if test.long else 4, "tpm-crb")
+
+
+def the_take_over_happens_while_the_guest_is_stopped(test):
+    """S3.15 S3.24 S3.25: released, claimed and committed in this order between the stop there and the
+    start here; before that the source has the claim, behind it the destination."""
+    test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
+    source = test.vm(name="source")
+    source.power_on(admin=True)
+    seen = Continuity(test, source)
+    target = test.vm(name="target", store=source.store.view("target"))
+    target.incoming(admin=True)
+    before = target.admin.command("query-status")
+    test.equal((before["phase"], before["on"]), ("away", False), "the destination before")
+    test.equal(test.started(source.store.view("third").serve()).wait(), LOCKED, "a third daemon")
+    released, committed = source.admin, target.admin  # connected before it happens
+    test.equal(source.migrate(target), "completed", "migration")
+    seen.holds(target.tpm)
+    steps = [("STOP", source.qmp.wait("STOP")), ("RELEASED", released.wait("RELEASED")),
+             ("CLAIMED", committed.wait("CLAIMED")), ("COMMITTED", committed.wait("COMMITTED")),
+             ("RESUME", target.qmp.wait("RESUME"))]
+    print("         " + ", ".join(f"{name} {(step.wall - steps[0][1].wall) * 1000:+.1f} ms"
+                                   for name, step in steps))
+    walls = [step.wall for _, step in steps]
+    test.equal(walls, sorted(walls), "the order of the steps")
+    then, now = steps[1][1].data, steps[3][1].data
+    test.check(now["epoch"] > then["epoch"], f"no new owner: {then}, {now}")
+    test.check(now["generation"] > then["generation"], f"no new generation: {then}, {now}")
+    test.equal(source.admin.command("query-status")["phase"], "released", "the source behind it")
+    test.equal(test.started(source.store.view("fourth").serve()).wait(), LOCKED, "a fourth daemon")
 
 
 def the_old_owner_writes_nothing_whatever_it_is_told(test):
@@ -114,6 +143,44 @@ def a_new_owner_locks_the_old_one_out(test):
     test.check(target.store.bytes() == before, "the old owner wrote something")
     test.contains(source.daemon.log() + source.daemon.err(), "FENCED", "what the old owner says")
     test.check(source.daemon.alive(), f"the old owner ended ({FENCED} was not asked for)")
+
+
+def newest_record(test, seen, vm):
+    """Where in the image something lies that the last commands wrote."""
+    before = vm.store.bytes()
+    vm.console.start_loop(seen.commands, 1)
+    seen.follow(vm.console.loop_answers())
+    after = vm.store.bytes()
+    return next(i for i in range(len(after) - 1, 0, -1) if before[i] != after[i])
+
+
+def a_flipped_bit_on_the_shared_image_keeps_the_guest_where_it_is(test):
+    """S3.6 S3.17: the owner has its state in memory and goes on; a destination is refused at start until
+    the owner has written its state anew, then the guest moves."""
+    test.only_nvkeep("stock swtpm 0.7.1 cannot share its storage")
+    source, seen, _ = two_hosts(test)
+    at = newest_record(test, seen, source)
+    with open(source.store.image, "r+b") as f:
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ 0x10]))
+    target = test.vm(name="target", store=source.store.view("t1"))
+    daemon = target.start_daemon(wait=False, migration="incoming")
+    test.equal(daemon.wait(), STATE_CORRUPT, f"exit code ({daemon.err().strip()})")
+    test.check(source.qmp.find("STOP") is None, "the guest was stopped")
+    seen.holds(source.tpm)
+
+    n_ticks = 0
+    while source.store.tool("verify-key").rc != 0 or source.store.tool("check").rc != 0:
+        test.check(n_ticks < 3000, "the damage is never written over")
+        source.console.start_loop(seen.commands, 50)
+        n_ticks += seen.follow(source.console.loop_answers())
+    print(f"         written over after {n_ticks} rounds of the guest")
+    target = test.vm(name="target", store=source.store.view("t2"))
+    target.incoming()
+    test.equal(source.migrate(target), "completed", "migration")
+    seen.holds(target.tpm)
 
 
 if __name__ == "__main__":

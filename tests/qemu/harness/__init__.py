@@ -7,12 +7,15 @@
         vm.cut_power()                  # SIGKILL to both
         ...
 
-process   programs that are started, and never left behind
-qmp       QEMU's monitor, with the times of its events
-console   the micro-guest's serial line
-tpm       TPM commands, as bytes
-store     an image with its key (nvkeep) or a state directory (swtpm), and their daemons
-vm        all of it together; migration
-case      what a test is given, and the main() of a test file
+process     programs that are started, and never left behind
+qmp         QEMU's monitor, with the times of its events
+console     the micro-guest's serial line
+tpm         TPM commands, as bytes
+continuity  what a guest must go on seeing of its TPM
+admin       the daemon's admin socket
+proxy       between QEMU and its daemon, and in the migration stream: logs, times, disturbs
+store       an image with its key (nvkeep) or a state directory (swtpm), and their daemons
+vm          all of it together; migration
+case        what a test is given, and the main() of a test file
 Only the standard library, and only what Debian 12 has.
 """

@@ -89,8 +89,10 @@ class ControlProxy:
     def refusal(self, since=0):
         """The first message that failed."""
         for message in self.log:
+            if message.at < since or message.result == 0:
+                continue
             # The third blob need not exist: 0x800 says so.
-            if message.at >= since and message.result not in (0, 0x800):
+            if (message.name, message.result) != ("GET_STATEBLOB", 0x800):
                 return message
         return None
 
