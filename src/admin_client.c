@@ -9,6 +9,8 @@
 #include "src/clock.h"
 #include "src/passed_fd.h"
 
+enum { CONGESTED_BYTES = 65536 };
+
 struct admin_client {
     int fd;
     bool negotiated;
@@ -66,9 +68,14 @@ bool admin_client_is_writing(const struct admin_client *c)
     return c->n_out > 0 && !c->lost;
 }
 
+static bool is_listening(const struct admin_client *c)
+{
+    return !c->waiting && !c->closing && c->n_out - c->sent < CONGESTED_BYTES;
+}
+
 short admin_client_events(const struct admin_client *c)
 {
-    short reading = c->waiting || c->eof || c->closing ? 0 : POLLIN;
+    short reading = is_listening(c) && !c->eof ? POLLIN : 0;
     return (short)(reading | (c->n_out > 0 ? POLLOUT : 0));
 }
 
@@ -189,7 +196,7 @@ static bool take_message(struct admin_client *c, size_t n, struct admin_request 
 static bool digest(struct admin_client *c, struct admin_request *ret)
 {
     static const struct admin_request none;
-    while (c->n_in > 0 && !c->lost && !c->closing) {
+    while (c->n_in > 0 && !c->lost && is_listening(c)) {
         size_t start = 0, n = 0;
         switch (admin_scan(&c->scan, c->in, c->n_in, &start, &n)) {
         case ADMIN_MORE:
@@ -233,9 +240,9 @@ enum admin_step admin_client_run(struct admin_client *c, short revents, struct a
         send_some(c);
     if (revents & (POLLERR | POLLNVAL) || (revents & POLLHUP && !(revents & POLLIN)))
         return ADMIN_GONE;
-    if (!c->waiting && !c->eof && !c->closing && revents & POLLIN)
+    if (is_listening(c) && !c->eof && revents & POLLIN)
         fill(c);
-    if (!c->waiting) {
+    if (is_listening(c)) {
         bool asks = digest(c, ret);
         watch_partial(c);
         if (asks) {

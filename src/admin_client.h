@@ -1,16 +1,16 @@
 /* One client of the admin socket: its bytes in, its messages, lines out.
  *
- * A client has one request under way; until it is answered nothing more is read from it. So what it
- * can make the daemon keep is bounded: one message, and lines up to ADMIN_OUT_MAX bytes. Who does
- * not take them is dropped. Time limits: the rest of a message that has begun, and the taking of
- * what was sent. Nothing here waits.
+ * A client has one request under way; until it is answered, and while it does not take its answers,
+ * nothing more is read from it. So what it can make the daemon keep is bounded: one message, and
+ * lines (events come unasked) up to ADMIN_OUT_MAX bytes. Time limits: the rest of a message that
+ * has begun, and the taking of what was sent. Nothing here waits.
  */
 #ifndef NVKEEP_SRC_ADMIN_CLIENT_H
 #define NVKEEP_SRC_ADMIN_CLIENT_H
 
 #include "src/admin_msg.h"
 
-enum { ADMIN_PARTIAL_MS = 5000, ADMIN_UNREAD_MS = 10000, ADMIN_OUT_MAX = 262144 };
+enum { ADMIN_PARTIAL_MS = 5000, ADMIN_UNREAD_MS = 5000, ADMIN_OUT_MAX = 262144 };
 
 struct admin_client;
 

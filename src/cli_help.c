@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "src/admin_msg.h"
 #include "src/cli.h"
 
 enum { NAME_COLUMN = 30, WIDTH = 96 };
@@ -44,10 +45,32 @@ static void option_help(FILE *to, const struct cli_option *o)
     }
 }
 
+/* What ctl takes, from the table of the daemon. */
+static void verbs_help(FILE *to)
+{
+    char name[80];
+    fputs("\n\nCommands:\n", to);
+    for (size_t i = 0; i < admin_n_verbs; i++) {
+        const struct admin_verb *v = &admin_verbs[i];
+        if (v->kind == VERB_CAPABILITIES)
+            continue;
+        int n = snprintf(name, sizeof(name), "  %s%s%s%s%s%s%s", v->name, v->argument ? " " : "",
+                         v->optional ? "[" : "", v->argument ? v->argument : "",
+                         v->argument ? "=" : "", v->value ? v->value : "", v->optional ? "]" : "");
+        fputs(name, to);
+        wrapped(to, (size_t)n, NAME_COLUMN, v->help);
+    }
+    int n = fprintf(to, "  events");
+    wrapped(to, (size_t)n, NAME_COLUMN, "wait for the next event and show it");
+}
+
 void cli_help_command(FILE *to, const struct cli_command *c)
 {
-    fprintf(to, "Usage: nvkeep %s %s%s%s [OPTIONS]\n\n%s\n\nOptions:\n", c->name,
-            c->operand ? c->operand : "", c->more ? " " : "", c->more ? c->more : "", c->about);
+    fprintf(to, "Usage: nvkeep %s %s%s%s [OPTIONS]\n\n%s", c->name, c->operand ? c->operand : "",
+            c->more ? " " : "", c->more ? c->more : "", c->about);
+    if (c->run == cmd_ctl)
+        verbs_help(to);
+    fputs(c->run == cmd_ctl ? "\nOptions:\n" : "\n\nOptions:\n", to);
     for (size_t i = 0; i < c->n_options; i++)
         option_help(to, &cli_options[c->options[i]]);
 }

@@ -220,20 +220,9 @@ const struct cli_command cli_commands[] = {
         .operand = "SOCKET",
         .more = "COMMAND [NAME=VALUE...]",
         .brief = "talk to a daemon on its admin socket",
-        .about =
-            "Gives one command to the daemon that was started with --admin "
-            "type=unixio,path=SOCKET\n"
-            "and shows its answer. The exit code is that of the answer's class.\n"
-            "\n"
-            "  query-status               what it is doing, and the state it has\n"
-            "  add-key --key SOURCE       give a daemon that waits (serve --key admin) its key\n"
-            "  migrate-prepare            would the hand-over work? changes nothing\n"
-            "  prepare-outgoing           source: begin a prepared hand-over; shows a token\n"
-            "  prepare-incoming token=T   destination: check everything; shows a token\n"
-            "  commit-outgoing token=T    source: allow the state to leave, for some time\n"
-            "  migrate-abort              take that back; forget what was handed in\n"
-            "  events [--follow]          wait for an event and show it\n"
-            "  query-commands, query-version, quit\n",
+        .about = "Gives one command to the daemon that was started with --admin "
+                 "type=unixio,path=SOCKET\n"
+                 "and shows its answer. The exit code is that of the answer's class.",
         OPTIONS(OPT_KEY, OPT_FOLLOW, OPT_JSON, OPT_HELP),
         .run = cmd_ctl,
     },

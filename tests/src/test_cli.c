@@ -8,7 +8,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "src/admin_msg.h"
 #include "src/cli_endpoint.h"
+#include "src/cli_migration.h"
 
 enum { MAX_WORDS = 20 };
 
@@ -522,6 +524,63 @@ static void readme_lists_every_exit_code(void **state)
     }
 }
 
+static struct serve_options migration(const char *line)
+{
+    static struct line l;
+    struct err e = {0};
+    struct serve_options o = {.admin.kind = ENDPOINT_UNIX, .ctrl.fd = -1, .server.fd = -1};
+    struct cli_args a = parsed(&l, line);
+    if (cli_migration(&a, &o, &e) < 0)
+        fail_msg("%s: %s", line, e.text);
+    return o;
+}
+
+static void migration_is_understood(void **state)
+{
+    (void)state;
+    struct serve_options o = migration("serve i --ctrl c --key file=k");
+    assert_false(o.incoming || o.copied || o.rules.rewind || o.key_from_admin);
+    assert_int_equal(o.rules.armed_ms, 0);
+    assert_int_equal(o.rules.seal, SEAL_AUTO);
+    o = migration("serve i --ctrl c --key admin --migration release-lock-outgoing,incoming");
+    assert_true(o.incoming && o.key_from_admin);
+    assert_false(o.copied);
+    o = migration("serve i --ctrl c --key file=k --tpm12 --migration-seal off --migration "
+                  "incoming,storage=copied,rewind");
+    assert_true(o.copied && o.rules.rewind);
+    assert_int_equal(o.device, DEVICE_TPM12);
+    assert_int_equal(o.rules.seal, SEAL_OFF);
+    o = migration("serve i --ctrl c --key file=k --migration-seal required --migration "
+                  "require-prepare,incoming,storage=shared");
+    assert_int_equal(o.rules.armed_ms, 60000);
+    assert_int_equal(o.rules.seal, SEAL_REQUIRED);
+    assert_false(o.copied);
+    o = migration("serve i --ctrl c --key file=k --migration require-prepare=5");
+    assert_int_equal(o.rules.armed_ms, 5000);
+}
+
+/* The words of the admin socket are explained where people look. */
+static void help_and_manual_know_every_command_of_the_admin_socket(void **state)
+{
+    (void)state;
+    OWNED_HEAP char *manual = read_text("src/man/nvkeep.1.scd");
+    OWNED_HEAP char *text = section(manual, "ctl");
+    const struct cli_command *ctl = &cli_commands[cli_n_commands - 1];
+    assert_string_equal(ctl->name, "ctl");
+    OWNED_HEAP char *help = help_of(ctl);
+    for (size_t i = 0; i < admin_n_verbs; i++) {
+        const struct admin_verb *v = &admin_verbs[i];
+        char want[80];
+        if (v->kind == VERB_CAPABILITIES)
+            continue;
+        snprintf(want, sizeof(want), "*%s*", v->name);
+        if (!strstr(text, want))
+            fail_msg("the manual lacks %s", want);
+        if (!strstr(help, v->name))
+            fail_msg("the help of ctl lacks %s", v->name);
+    }
+}
+
 static void suggestions_are_close_or_not_made(void **state)
 {
     (void)state;
@@ -548,6 +607,8 @@ int main(void)
         cmocka_unit_test(help_mentions_every_command_option_and_suboption),
         cmocka_unit_test(listed_key_sources_are_the_ones_that_parse),
         cmocka_unit_test(manual_lists_exactly_the_options_of_the_table),
+        cmocka_unit_test(migration_is_understood),
+        cmocka_unit_test(help_and_manual_know_every_command_of_the_admin_socket),
         cmocka_unit_test(manual_lists_every_exit_code),
         cmocka_unit_test(manual_and_readme_name_the_limits_of_what_is_used),
         cmocka_unit_test(readme_lists_every_exit_code),

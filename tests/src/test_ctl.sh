@@ -108,6 +108,34 @@ names = [json.loads(line)["event"] for line in open("events.json")]
 assert names[:3] == ["KEY_REFUSED", "KEY_REFUSED", "KEY_ACCEPTED"] and names[-1] == "SHUTDOWN", names' ||
     fail "events as JSON: $(cat events.json)"
 
+# --- an inherited socket, and its answers to one who asks much before it listens ---
+daemons=()
+python3 -c 'import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind("fd.a")
+s.listen()
+s.set_inheritable(True)
+os.execv(sys.argv[1], ["nvkeep", "serve", "i", "--key", "file=k", "--ctrl", "type=unixio,path=fd.c",
+    "--admin", "fd=%d" % s.fileno(), "--log", "file=log.fd"])' "$NVKEEP" &
+daemons+=($!)
+for _ in $(seq 500); do
+    [ -S fd.a ] && break
+    sleep 0.01
+done
+python3 -c 'import json, socket, threading
+s = socket.socket(socket.AF_UNIX)
+s.connect("fd.a")
+s.settimeout(20)
+ask = b"".join(json.dumps({"execute": "query-commands", "id": n}).encode() for n in range(2000))
+threading.Thread(target=s.sendall, args=(b"{\"execute\": \"qmp_capabilities\"}" + ask,)).start()
+lines = s.makefile()
+assert "QMP" in json.loads(lines.readline())
+assert json.loads(lines.readline()) == {"return": {}}
+for n in range(2000):
+    assert json.loads(lines.readline())["id"] == n, n' || fail 'two thousand commands at once'
+expect 0 '' fd.a quit
+wait "${daemons[@]}"
+
 # --- a prepared hand-over, on shared storage ---
 daemons=()
 start from --key file=k --migration require-prepare=30
