@@ -3,6 +3,9 @@
 Whatever was wrong, afterwards: the guest runs where it should and nowhere else, its TPM goes on where it
 was, the image is the same or at a later generation of the same owner, the right key opens it, our and
 QEMU's tools find it sound; and where the source kept the guest, a second try moves it.
+
+"good afterwards": TPM the guest's TPM goes on (NV: what was acknowledged is there after a cold start),
+retry with everything right it moves, key the right one opens the image, check ours and qemu-img's.
 """
 
 import migration_cells as cells
@@ -21,6 +24,7 @@ class Row:
         self.refused_ms = None  # of the refusal, relative to the guest's stop; None: it never stopped
         self.pause_ms = None  # from the guest's stop to where it ran again
         self.image = ""
+        self.checked = []  # what was found good afterwards
         self.n_migrations = 0
         self.seconds = 0.0
         self.wrong = ""  # what was not as it should be
@@ -34,11 +38,12 @@ class Row:
                 else f"{self.refused_ms:+.1f} ms")
         pause = "" if self.pause_ms is None else f"{self.pause_ms:.0f} ms"
         return (f"{'ok' if self.ok else 'FAILED':6} {self.cell.name:58} {self.outcome:27} "
-                f"{self.code:18} {when:16} {pause:8} {self.image:22} {self.n_migrations} "
-                f"{self.seconds:4.1f} s {self.wrong}").rstrip()
+                f"{self.code:18} {when:16} {pause:8} {self.image:17} "
+                f"{' '.join(self.checked):24} {self.n_migrations} {self.seconds:4.1f} s "
+                f"{self.wrong}").rstrip()
 
     HEADING = (f"{'':6} {'storage/key/image/return path/hooks/kill':58} {'outcome':27} "
-               f"{'refusal':18} {'against STOP':16} {'pause':8} {'image':22} migrations, time")
+               f"{'refusal':18} {'against STOP':16} {'pause':8} {'image':17} {'good afterwards':24} migrations, time")
 
 
 class Verdict:
@@ -50,11 +55,15 @@ class Verdict:
         try:
             if row.outcome == cells.COMPLETED:
                 self.guest_is_at(self.target)
+                row.checked.append("TPM")
             elif row.outcome in (cells.POWER_CUT, cells.DAEMON_LOST):
                 self.starts_again()
+                row.checked.append("NV")
             else:
                 self.guest_is_at(self.source)
+                row.checked.append("TPM")
                 self.second_try()
+                row.checked.append("retry")
         except Failure as e:
             row.wrong = str(e)
         if not row.wrong and row.outcome not in cells.expected(c):
@@ -142,6 +151,7 @@ class Verdict:
                                 or self.target.store.bytes() == self.theirs,
                                 "what was refused was written to")
             self.test.equal(owner.store.tool("verify-key").rc, 0, "verify-key with the right key")
+            row.checked.append("key")
             inside = owner.store.info()["inside"]
             if not row.image and owner.store.image == self.source.store.image:
                 self.test.equal(inside["instance"], self.mark["instance"], "instance of the image")
@@ -152,5 +162,6 @@ class Verdict:
                 row.image = f"generation {inside['generation']}"
             self.test.end()
             self.test.sound(owner.store)
+            row.checked.append("check")
         except Failure as e:
             row.wrong = str(e)

@@ -97,7 +97,7 @@ def check_point_b_a_destination_is_refused_before_its_socket_exists(test):
 def check_point_c_a_late_verdict_ends_the_emulator_at_its_first_commands(test):  # alone
     """S3.1 S3.11: a slow passphrase turns out wrong behind the bound socket."""
     test.only_nvkeep("check points are ours")
-    store = test.store(passphrase=b"what a person chose", iter_ms=600)
+    store = test.store(passphrase=b"what a person chose", iter_ms=400)
     source = test.vm(store=store, name="source")
     source.power_on()
     seen = Continuity(test, source)
@@ -118,7 +118,7 @@ def check_point_c_a_late_verdict_ends_the_emulator_at_its_first_commands(test): 
 def check_point_d_a_token_shows_what_is_wrong_before_anything_moves(test):
     """S3.5 S3.22: another migration key, none, an older state: each is a class of its own."""
     test.only_nvkeep("check points are ours")
-    right, other = test.migration_key(), test.migration_key("other.key", "f" * 64)
+    right, other = test.migration_key(), test.migration_key("another.key", "f" * 64)
     source, seen = a_guest(test, migration_key=right)
     for name, key, wanted in (("other", other, "KEY_WRONG"), ("none", None, "KEY_MISSING")):
         target = test.vm(name=name, store=test.store(name, incoming=True))
@@ -159,6 +159,79 @@ def check_point_e_management_looks_before_the_switchover_and_cancels(test):
     source.enable("pause-before-switchover", state=False)
     target.qemu.kill()
     moves(test, seen, source)
+
+
+def check_point_e_management_looks_while_memory_moves_and_cancels(test):
+    """The guest is never stopped."""
+    test.only_nvkeep("check points are ours")
+    source, seen = a_guest(test)
+    target = shared(test, source)
+    target.incoming(admin=True)
+    source.console.verb("dirty 8192")
+    source.console.start_loop(seen.commands)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
+    source.begin_migration(target, return_path=False)
+    source.qmp.wait("MIGRATION", status="active")
+    target.admin.command("query-status")
+    target.daemon.kill()
+    test.raises(Failure, "query-status of a dead daemon", target.admin.command, "query-status")
+    source.qmp.command("migrate_cancel")
+    test.equal(source.end_of_migration(), "cancelled", "migration")
+    never_stopped(test, source)
+    goes_on(test, seen, source)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=1 << 30)
+    target.qemu.kill()
+    moves(test, seen, source)
+
+
+def copied(source, target, n_bytes=None):
+    """The next piece of a mirror."""
+    data = source.store.bytes()
+    with open(target.store.image, "r+b") as f:
+        f.write(data[:n_bytes])
+        f.truncate(len(data[:n_bytes]))
+
+
+def check_point_e_a_copy_is_asked_about_until_it_is_whole(test):
+    """S3.18 S3.19 S3.20: empty, cut off, whole, and out of date again when the guest goes on."""
+    test.only_nvkeep("check points are ours")
+    source, seen = a_guest(test)
+    target = shared(test, source)
+    target.store.image = test.path("copy.qcow2")
+    with open(target.store.image, "wb"):
+        pass
+    target.incoming(admin=True, migration="incoming,storage=copied")
+    for n_bytes in (0, 4096, len(source.store.bytes()) // 2):
+        copied(source, target, n_bytes)
+        before = target.store.bytes()
+        refused = test.raises(QmpError, f"migrate-prepare of {n_bytes} bytes", target.admin.command,
+                              "migrate-prepare")
+        print(f"         {n_bytes} bytes: {refused.error_class}")
+        test.check(refused.error_class.startswith("STATE_"), f"the class: {refused}")
+        test.check(target.store.bytes() == before, "asking changed the copy")
+    copied(source, target)
+    target.admin.command("migrate-prepare")
+    target.admin.command("migrate-prepare")
+
+    seen.start(source)  # and with it the copy is out of date
+    test.equal(source.migrate(target), "failed", "migration")
+    source.qmp.wait("RESUME")
+    goes_on(test, seen, source)
+    refusal = target.proxy.refusal()
+    target.qemu.wait()
+    target.daemon.wait()
+    test.contains(target.daemon.log() + target.daemon.err(), "STATE_ROLLED_BACK", "what it says")
+    print(f"         out of date: {refusal.name} {refusal.result:#x}")
+
+    target.incoming(admin=True, migration="incoming,storage=copied")
+    source.begin_migration(target, pause=True)
+    source.qmp.wait("MIGRATION", status="pre-switchover")
+    copied(source, target)
+    target.admin.command("migrate-prepare")
+    source.qmp.command("migrate-continue", state="pre-switchover")
+    test.equal(source.end_of_migration(), "completed", "migration of a whole copy")
+    target.take_guest(source)
+    seen.holds(target.tpm)
 
 
 def check_point_f_an_unprepared_source_gives_nothing_away(test):
@@ -280,8 +353,9 @@ def check_point_h_nothing_is_executed_between_giving_away_and_taking_back(test):
     test.equal(source.status(), "running", "the source")
     if lock.result:
         before = source.store.bytes()
-        refused = source.console.tpm(nv_increment_command(COUNTER))
-        test.check(int.from_bytes(refused[6:10], "big") != 0, "a command was executed")
+        rc = int.from_bytes(source.console.tpm(nv_increment_command(COUNTER))[6:10], "big")
+        test.check(rc != 0, "a command was executed")
+        print(f"         meanwhile the guest's commands are answered with {rc:#x}")
         test.check(source.store.bytes() == before, "something was written")
     target.daemon.kill()
     target.daemon.wait()
