@@ -2,8 +2,8 @@
  *
  * For programs linked with -Wl,--wrap for each of the calls of fault.c (NVKEEP_FAULT_CALLS in
  * tests/crash/crash.cmake). Calls that libraries make among themselves are not counted, nor are
- * those that give something back (close, munmap, unlink, unlock): they cannot be told to fail in a way that
- * anybody could make good.
+ * those that give something back (close, munmap, unlink, unlock): they cannot be told to fail in a
+ * way that anybody could make good.
  */
 #ifndef NVKEEP_TESTS_FAULT_H
 #define NVKEEP_TESTS_FAULT_H
