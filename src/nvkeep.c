@@ -1,18 +1,12 @@
-#include "src/nvkeep.h"
-
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/image.h"
 #include "src/key_rules.h"
+#include "src/nvkeep_priv.h"
 
 enum { DEFAULT_MS = 2000, KEY_MOST_BYTES = 65536 };
 
-struct nvkeep {
-    struct store *store;
-};
-
-static int report(const struct err *e, struct nvkeep_error *ret)
+int library_report(const struct err *e, struct nvkeep_error *ret)
 {
     const struct err_class *c = err_class(e->kind);
     if (!ret)
@@ -28,8 +22,8 @@ const char *nvkeep_version(void)
     return NVKEEP_VERSION;
 }
 
-static int take_key(const struct nvkeep_key *key, struct secret **ret, struct watch *ret_watch,
-                    struct err *e)
+int library_take_key(const struct nvkeep_key *key, struct secret **ret, struct watch *ret_watch,
+                     struct err *e)
 {
     if (!key || !key->bytes || key->n_bytes == 0)
         return err_set(e, ERR_KEY_MISSING, "no key was given");
@@ -108,7 +102,8 @@ static int create(const struct nvkeep_new *how, const struct nvkeep_key *key,
         .size = how->disk_bytes,
         .first = &first,
     };
-    if (take_key(key, &pass, &watch, e) < 0 || key_usable_by_qemu(pass, key->n_bytes, e) < 0 ||
+    if (library_take_key(key, &pass, &watch, e) < 0 ||
+        key_usable_by_qemu(pass, key->n_bytes, e) < 0 ||
         take_changes(changes, n_changes, true, &first, e) < 0 ||
         key_cost(how->iter_time_ms ? how->iter_time_ms : DEFAULT_MS, &what.iterations, e) < 0)
         return -1;
@@ -119,40 +114,54 @@ int nvkeep_create(const struct nvkeep_new *how, const struct nvkeep_key *key,
                   const struct nvkeep_change *changes, size_t n_changes, struct nvkeep_error *err)
 {
     struct err e = {0};
-    return create(how, key, changes, n_changes, &e) < 0 ? report(&e, err) : 0;
+    return create(how, key, changes, n_changes, &e) < 0 ? library_report(&e, err) : 0;
+}
+
+int library_handle(struct custody **c, struct store **store, struct nvkeep **ret, struct err *e)
+{
+    struct nvkeep *h = calloc(1, sizeof(*h));
+    if (!h)
+        return err_nomem(e, "the handle of an image");
+    h->custody = MOVE(*c);
+    h->store = MOVE(*store);
+    *ret = h;
+    return 0;
 }
 
 static int open_image(const char *path, const struct nvkeep_key *key, struct nvkeep **ret,
                       struct err *e)
 {
+    static const struct custody_rules rules = {.seal = SEAL_REQUIRED};
     OWNED(secret) pass = NULL;
+    OWNED(image) image = NULL;
+    OWNED(custody) custody = NULL;
     OWNED(store) store = NULL;
     struct watch watch;
     if (!path)
         return err_set(e, ERR_USAGE, "no path was given");
-    if (take_key(key, &pass, &watch, e) < 0 ||
-        image_open_store(path, pass, key->n_bytes, watch.go_on ? &watch : NULL, &store, e) < 0)
+    if (library_take_key(key, &pass, &watch, e) < 0 ||
+        image_open_claimed(path, pass, key->n_bytes, watch.go_on ? &watch : NULL, &image, &store,
+                           e) < 0 ||
+        custody_new(&image, &rules, HO_RUNNING, &custody, e) < 0)
         return -1;
-    struct nvkeep *h = calloc(1, sizeof(*h));
-    if (!h)
-        return err_nomem(e, "the handle of an image");
-    h->store = MOVE(store);
-    *ret = h;
-    return 0;
+    return library_handle(&custody, &store, ret, e);
 }
 
 int nvkeep_open(const char *path, const struct nvkeep_key *key, struct nvkeep **ret,
                 struct nvkeep_error *err)
 {
     struct err e = {0};
-    return open_image(path, key, ret, &e) < 0 ? report(&e, err) : 0;
+    return open_image(path, key, ret, &e) < 0 ? library_report(&e, err) : 0;
 }
 
 void nvkeep_close(struct nvkeep *h)
 {
     if (!h)
         return;
+    for (size_t i = 0; i < ARRAY_LEN(h->out); i++)
+        secret_free(h->out[i]);
     store_free(h->store);
+    custody_free(h->custody);
     free(h);
 }
 
@@ -170,8 +179,8 @@ int nvkeep_save(struct nvkeep *h, const struct nvkeep_change *changes, size_t n_
     struct err e = {0};
     struct state_change change;
     if (take_changes(changes, n_changes, false, &change, &e) < 0 ||
-        store_commit(h->store, &change, &e) < 0)
-        return report(&e, err);
+        library_commit(h, &change, &e) < 0)
+        return library_report(&e, err);
     return 0;
 }
 
@@ -182,7 +191,7 @@ static int verify(const char *path, const struct nvkeep_key *key, struct err *e)
     struct watch watch;
     if (!path)
         return err_set(e, ERR_USAGE, "no path was given");
-    if (take_key(key, &pass, &watch, e) < 0)
+    if (library_take_key(key, &pass, &watch, e) < 0)
         return -1;
     return image_verify(path, pass, key->n_bytes, false, watch.go_on ? &watch : NULL, &ignored, e);
 }
@@ -190,7 +199,7 @@ static int verify(const char *path, const struct nvkeep_key *key, struct err *e)
 int nvkeep_verify_key(const char *path, const struct nvkeep_key *key, struct nvkeep_error *err)
 {
     struct err e = {0};
-    return verify(path, key, &e) < 0 ? report(&e, err) : 0;
+    return verify(path, key, &e) < 0 ? library_report(&e, err) : 0;
 }
 
 void nvkeep_instance(const struct nvkeep *h, uint8_t ret_uuid[16])

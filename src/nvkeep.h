@@ -92,7 +92,9 @@ struct nvkeep_change {
     size_t n_bytes;    /* NVKEEP_SET; 0: present and empty */
 };
 
-struct nvkeep; /* an image that is open, unlocked, and claimed for writing */
+struct nvkeep;          /* an image that is open, unlocked, and claimed for writing */
+struct nvkeep_target;   /* one that is unlocked and not claimed, and waits for a state */
+struct nvkeep_released; /* one whose state was given away, and which is not claimed any more */
 
 /* The version of the library, "0.1.0". */
 NVKEEP_API const char *nvkeep_version(void);
@@ -146,6 +148,74 @@ NVKEEP_API enum nvkeep_device nvkeep_device_of(const struct nvkeep *h);
 NVKEEP_API uint64_t nvkeep_generation(const struct nvkeep *h);
 /* All blobs together may have so many bytes in this image. */
 NVKEEP_API uint64_t nvkeep_capacity(const struct nvkeep *h);
+
+/* --- migration --- *
+ *
+ * Both hosts hold the same image key: the same image on shared storage, or a copy of it. The state
+ * travels sealed under a key derived from that one.
+ *
+ *     source                                     destination
+ *                                                nvkeep_target_open, nvkeep_prepare_load
+ *     nvkeep_prepare_save
+ *     guest stopped; nvkeep_save
+ *     nvkeep_export for each blob   -- bytes -->  nvkeep_stage for each blob
+ *     nvkeep_release                             nvkeep_commit_load
+ *     (nvkeep_take_back, if it failed)           guest runs: nvkeep_mark_used, or nvkeep_save
+ *
+ * What can be wrong with key or image is found by nvkeep_target_open() and nvkeep_prepare_load(),
+ * while the source still runs. Until the state is marked as used at the destination, the source can
+ * take it back; from then on it is refused (NVKEEP_FENCED). A handle is consumed (its pointer set
+ * to NULL) by the call that turns it into another kind, and only if that succeeds.
+ */
+
+/* Unlocks without a claim: also while another process runs on the image. Fails as nvkeep_open()
+ * does, but never with NVKEEP_LOCKED. */
+NVKEEP_API int nvkeep_target_open(const char *path, const struct nvkeep_key *key,
+                                  struct nvkeep_target **ret, struct nvkeep_error *err);
+/* What was handed in is forgotten; the image is as it was. Takes NULL. */
+NVKEEP_API void nvkeep_target_close(struct nvkeep_target *t);
+
+/* Would a state be accepted, as far as that can be known now? Reads the image afresh, any number of
+ * times, changes nothing. NVKEEP_STATE_EMPTY, NVKEEP_STATE_CORRUPT: also of an image that is still
+ * being copied; try again. */
+NVKEEP_API int nvkeep_prepare_load(struct nvkeep_target *t, struct nvkeep_error *err);
+
+/* Takes one blob as nvkeep_export() gave it; all of one export, in the order of enum nvkeep_blob.
+ * What is accepted is kept in memory. On failure the whole set is forgotten: NVKEEP_STATE_FOREIGN
+ * (another image's, or of another export), NVKEEP_STATE_CORRUPT (modified). */
+NVKEEP_API int nvkeep_stage(struct nvkeep_target *t, enum nvkeep_blob blob, const void *bytes,
+                            size_t n_bytes, struct nvkeep_error *err);
+
+/* Claims the image, reads everything afresh, and stores the set as one generation; durable when it
+ * returns. NVKEEP_STATE_EMPTY: the set is not whole; NVKEEP_LOCKED: the source has not released it;
+ * NVKEEP_STATE_ROLLED_BACK: the image holds an older state (a copy that is not finished) or a newer
+ * one (an old set) than the set belongs to. After a failure it can be tried again. */
+NVKEEP_API int nvkeep_commit_load(struct nvkeep_target **t, struct nvkeep **ret,
+                                  struct nvkeep_error *err);
+/* Forgets what was staged. */
+NVKEEP_API void nvkeep_abort_load(struct nvkeep_target *t);
+/* To be called before the guest's first command, unless an nvkeep_save() comes first: from now on
+ * the source cannot take back. NVKEEP_FENCED: it has. Nothing to do for a handle that is in use. */
+NVKEEP_API int nvkeep_mark_used(struct nvkeep *h, struct nvkeep_error *err);
+
+/* Could the state be exported now? Changes nothing. */
+NVKEEP_API int nvkeep_prepare_save(struct nvkeep *h, struct nvkeep_error *err);
+
+/* The blob as it travels: sealed, authenticated, bound to this image and generation. All blobs are
+ * of one instant, which begins with the first call and ends with the next nvkeep_save(). NULL and 0
+ * where there is no such blob. The bytes belong to the handle, until that or its end. */
+NVKEEP_API int nvkeep_export(struct nvkeep *h, enum nvkeep_blob blob, const void **ret,
+                             size_t *ret_bytes, struct nvkeep_error *err);
+
+/* Lets the claim go, writes nothing. NVKEEP_USAGE: not every blob that exists was exported. */
+NVKEEP_API int nvkeep_release(struct nvkeep **h, struct nvkeep_released **ret,
+                              struct nvkeep_error *err);
+/* Claims again, if nobody has used the state since. NVKEEP_LOCKED: somebody holds it now, and may
+ * still give it up; NVKEEP_FENCED is final. */
+NVKEEP_API int nvkeep_take_back(struct nvkeep_released **r, struct nvkeep **ret,
+                                struct nvkeep_error *err);
+/* The state stays given away. Takes NULL. */
+NVKEEP_API void nvkeep_released_close(struct nvkeep_released *r);
 
 #undef NVKEEP_API
 

@@ -16,6 +16,7 @@
  * test_library_install.sh's.
  */
 #include "src/nvkeep.c"
+#include "src/nvkeep_migrate.c"
 
 enum { QUICK_MS = 1 };
 
