@@ -117,14 +117,14 @@ void admin_client_send(struct admin_client *c, char *line, bool answers)
         if (c->n_in == 0)
             passed_fd_drop(&c->passed);
     }
-    char *all = taken && rest + n <= ADMIN_OUT_MAX ? malloc(rest + n) : NULL;
+    char *all = taken && rest + n <= ADMIN_OUT_MAX ? malloc(rest + n + 1) : NULL;
     if (!all) {
         c->lost = true;
         return;
     }
     if (rest > 0)
         memcpy(all, c->out + c->sent, rest);
-    memcpy(all + rest, taken, n);
+    memcpy(all + rest, taken, n + 1);
     free(c->out);
     c->out = all;
     c->n_out = rest + n;

@@ -325,8 +325,11 @@ void admin_fill_status(struct json_out *o, const void *status)
     const char *name = handover_state_name(s->state);
     char phase[32], uuid[UUID_TEXT_BYTES];
     size_t n = 0;
-    for (; name[n] && n < sizeof(phase) - 1; n++)
-        phase[n] = name[n] == '_' ? '-' : (char)tolower((unsigned char)name[n]);
+    for (; name[n] && n < sizeof(phase) - 1; n++) {
+        phase[n] = (char)tolower((unsigned char)name[n]);
+        if (name[n] == '_')
+            phase[n] = '-';
+    }
     phase[n] = 0;
     json_out_text(o, "phase", phase);
     json_out_bool(o, "on", s->is_on);
