@@ -279,6 +279,80 @@ static void a_waiting_daemon_ends_when_told(void **state)
     assert_int_equal(rig_wait(pid), 0);
 }
 
+#define QUIETLY                                                                                    \
+    "--ctrl type=unixio,path=c --admin type=unixio,path=a --pid file=p --log file=l --daemon"
+
+static void end_daemon(void)
+{
+    struct run r = {0};
+    program_expect(&r, 0, "ctl a quit");
+    for (int i = 0; i < 2000 && (file_exists("p") || file_exists("a")); i++)
+        usleep(5000);
+    assert_false(file_exists("p"));
+}
+
+/* By the command line, as a unit does it, and through the admin socket. */
+static int outcome(const char *image, const char *key, int way)
+{
+    struct run r = {0};
+    char words[400];
+    static const char *const sources[] = {"file=", "credential=", "admin"};
+    snprintf(words, sizeof(words), "serve %s --key %s%s " QUIETLY, image, sources[way],
+             way < 2 ? key : "");
+    program_run(&r, words);
+    if (way == 2) {
+        assert_int_equal(r.code, 0);
+        snprintf(words, sizeof(words), "ctl a add-key --key file=%s", key);
+        program_run(&r, words);
+    }
+    int code = r.code;
+    if (way == 2 && code != 0) {
+        program_expect(&r, 0, "ctl a quit");
+        for (int i = 0; i < 2000 && file_exists("a"); i++)
+            usleep(5000);
+    }
+    if (code == 0)
+        end_daemon();
+    return code;
+}
+
+/* S1.21 */
+static void the_same_start_ends_the_same_whichever_way_the_key_comes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *image, *key;
+        int code;
+    } cases[] = {
+        {"i", "k", 0},      {"i", "wrong", 11},   {"i", "line", 11},
+        {"i", "empty", 10}, {"i", "big", 2},      {"absent", "k", 2},
+        {"empty", "k", 22}, {"damaged", "k", 21}, {"plain", "k", 12},
+    };
+    static char big[65537];
+    rig_image("");
+    memset(big, 'x', sizeof(big));
+    file_put("big", big, sizeof(big));
+    file_put("wrong", "correct house", 13);
+    file_put("line", "correct horse\n", 14);
+    file_put("empty", "", 0);
+    if (system("cp i damaged && qemu-img create -q -f qcow2 plain 1M") != 0) {
+        print_message("missing: qemu-img\n");
+        skip();
+    }
+    /* The refcount table's place in the header. */
+    int fd = open("damaged", O_WRONLY);
+    assert_int_equal(pwrite(fd, "\1\2\3", 3, 49), 3);
+    close(fd);
+    assert_int_equal(setenv("CREDENTIALS_DIRECTORY", program_dir, 1), 0);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (int way = 0; way < 3; way++) {
+            int code = outcome(cases[i].image, cases[i].key, way);
+            if (code != cases[i].code)
+                fail_msg("image %s, key %s, way %d: %d", cases[i].image, cases[i].key, way, code);
+        }
+    unsetenv("CREDENTIALS_DIRECTORY");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -290,6 +364,7 @@ int main(void)
         IN_DIR(a_newline_is_dropped_where_that_is_asked_for),
         IN_DIR(the_caller_returns_when_the_key_can_be_brought),
         IN_DIR(a_waiting_daemon_ends_when_told),
+        IN_DIR(the_same_start_ends_the_same_whichever_way_the_key_comes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
