@@ -73,6 +73,8 @@ int blk_measure(struct blk *b, struct err *e)
     uint64_t size = b->size;
     if (b->ops->size && b->ops->size(b->ctx, &size, e) < 0)
         return err_prefix(e, "%s", b->name);
+    if (b->ops->forget && !blk_claim_is_enough(b))
+        b->ops->forget(b->ctx);
     b->size = size;
     return 0;
 }

@@ -52,12 +52,10 @@ static void forget_cache(const struct file *f)
 }
 
 /* All of it: what is cached in larger pieces is dropped whole or not at all. What is dirty stays,
- * and is ours. */
+ * and is ours. A direct read needs none of this, but the next one may be none. */
 static void file_forget(void *ctx)
 {
-    const struct file *f = ctx;
-    if (!f->direct)
-        (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+    (void)posix_fadvise(((const struct file *)ctx)->fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 /* What is not aligned takes the way through the cache, for good. */

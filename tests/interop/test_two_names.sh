@@ -2,7 +2,7 @@
 # One block device under two names: both grant their locks, as two machines on shared storage do
 # where locks do not reach from one to the other. The owner that was taken over is fenced at its next
 # commit, and the state of the new one is whole. In a file on a local file system the locks themselves
-# keep the second out. [S3.24, S3.25]
+# keep the second out. What somebody else wrote is never read from a cache. [S3.20, S3.24, S3.25]
 set -u
 source_tree=${NVKEEP_SOURCE:-$(cd "$(dirname "$0")/../.." && pwd)}
 build=${NVKEEP_BUILD:-$source_tree/build}
@@ -32,6 +32,8 @@ echo "two names of one file: the second is LOCKED"
 
 device=$(losetup --find --show kept 2>log) || { echo "missing: a loop device ($(cat log))"; exit 77; }
 numbers=$(stat -c '%Hr %Lr' "$device")
+"$tool" --afresh kept "$device" 'two names' >log 2>&1 || fail "written behind the device's back: $(cat log)"
+echo "written behind the device's back: seen by a look and by a claim"
 # shellcheck disable=SC2086
 mknod other b $numbers 2>log || { echo "missing: another node for $device ($(cat log))"; exit 77; }
 head -c 1 other >first 2>log || { echo "missing: device nodes here ($(cat log))"; exit 77; }

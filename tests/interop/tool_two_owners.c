@@ -2,6 +2,9 @@
  * over, and the first is to notice at its next commit.
  *
  *     tool_two_owners ONE OTHER PASSPHRASE     exit code 0: it did, and nothing was lost
+ *     tool_two_owners --afresh FILE DEVICE PASSPHRASE
+ *         what is written to FILE, behind the back of a device made of it (as another machine
+ * writes to shared storage), is seen by who looks at the device, and by who claims it then
  */
 #include <stdio.h>
 #include <string.h>
@@ -105,12 +108,63 @@ static int two_owners(const char *one, const char *other, const struct secret *p
     return r;
 }
 
+static int sees(const struct image *i, unsigned n)
+{
+    OWNED(store_look) l = NULL;
+    struct err e;
+    size_t bytes = 0;
+    if (image_look(i, &l, &e) < 0)
+        return failed("looking", &e);
+    const uint8_t *p = store_look_get(l, BLOB_PERMANENT, &bytes);
+    if (p && bytes == 3000 && p[0] == n && p[2999] == n)
+        return 0;
+    fprintf(stderr, "seen: %d, not %u\n", p ? p[0] : -1, n);
+    return -1;
+}
+
+static int afresh(const char *file, const char *device, const struct secret *pass,
+                  size_t pass_bytes)
+{
+    struct owner a = {0}, b = {0};
+    struct err e;
+    int r = -1;
+    if (take(file, pass, pass_bytes, &a) == 0 && take(device, pass, pass_bytes, &b) == 0) {
+        image_release(b.image, &b.store);
+        r = 0;
+    }
+    for (unsigned round = 1; r == 0 && round <= 8; round++) {
+        r = -1;
+        if (commit_some(&a, round, 1) < 0 || sees(b.image, round) < 0 ||
+            commit_some(&a, 100 + round, 1) < 0)
+            break;
+        image_release(a.image, &a.store);
+        if (image_claim(b.image, &b.store, &e) < 0) {
+            failed("claiming the device", &e);
+            break;
+        }
+        if (holds(b.store, 100 + round) < 0 || commit_some(&b, 200 + round, 1) < 0)
+            break;
+        image_release(b.image, &b.store);
+        if (image_claim(a.image, &a.store, &e) < 0) {
+            failed("claiming the file", &e);
+            break;
+        }
+        r = holds(a.store, 200 + round);
+    }
+    leave(&a);
+    leave(&b);
+    return r;
+}
+
 int main(int argc, char **argv)
 {
+    bool is_afresh = argc == 5 && strcmp(argv[1], "--afresh") == 0;
+    argv += is_afresh;
+    argc -= is_afresh;
     struct err e;
     OWNED(secret) pass = NULL;
     if (argc != 4) {
-        fprintf(stderr, "usage: tool_two_owners ONE OTHER PASSPHRASE\n");
+        fprintf(stderr, "usage: tool_two_owners [--afresh] ONE OTHER PASSPHRASE\n");
         return 2;
     }
     size_t n = strlen(argv[3]);
@@ -119,5 +173,7 @@ int main(int argc, char **argv)
         return 1;
     }
     memcpy(secret_bytes(pass), argv[3], n);
-    return two_owners(argv[1], argv[2], pass, n) == 0 ? 0 : 1;
+    int (*run)(const char *, const char *, const struct secret *, size_t) =
+        is_afresh ? afresh : two_owners;
+    return run(argv[1], argv[2], pass, n) == 0 ? 0 : 1;
 }
