@@ -446,6 +446,10 @@ static void beginnings(struct walk *k)
     if (!k->d->waits && may_boot(k) && spend(k, &k->w.left.starts)) {
         if (say(k, HO_STOP, NO_FAULT) == DONE)
             k->e->phase = EMU_RESET;
+        /* Who starts the guest anew has given the saved one up: where no lock keeps two owners
+         * apart, that is the person's part. */
+        if (k->m->storage != SHARED_WITH_LOCKS)
+            k->w.stream_whole = 0;
         go(k, "emulator is started");
     }
     again(k);

@@ -2,6 +2,17 @@
  * migration/handover.h, two emulators, a crash or a failed write at any step. What must never
  * happen is enum violation of model_world.h.
  *
+ * Shared storage: never two owners, two that execute, or a command between giving away and taking
+ * back; nothing that was acknowledged is lost; and as long as somebody has the guest's state whole
+ * and nobody else has used it, there is a way on without anything new but `cont` (or loading the
+ * saved file once more). Where locks do not work, a person does not start a guest anew beside a
+ * running one; all else is the daemons' part. [S3.6] [S3.23] [S3.24] [S3.25] [S3.26]
+ *
+ * Separate images: the same, up to the moment in which a second guest is made where no daemon can
+ * see it: `cont` after a completed migration, an emulator that resumes although the other side has
+ * the guest or may still get it, an old file loaded on another image. Such worlds are counted
+ * ("outside") and not followed.
+ *
  * Then the same with mistakes made on purpose, in the table and in what the actions do: each must
  * be found, or the search proves nothing.
  *

@@ -23,6 +23,42 @@ static int failed(const char *what, const struct nvkeep_error *err)
     return 1;
 }
 
+/* Both ends in one process: what a source and a destination call, in this order. Takes h. */
+static int migrate(const char *path, const struct nvkeep_key *key, struct nvkeep *h)
+{
+    struct nvkeep_error err;
+    struct nvkeep_target *t = NULL;
+    struct nvkeep_released *r = NULL;
+    const void *blob = NULL;
+    unsigned char wire[4096];
+    size_t n = 0, n_none = 1;
+    if (nvkeep_target_open(path, key, &t, &err) < 0 || nvkeep_prepare_load(t, &err) < 0 ||
+        nvkeep_prepare_save(h, &err) < 0)
+        return failed("prepare", &err);
+    if (nvkeep_export(h, NVKEEP_PERMANENT, &blob, &n, &err) < 0 || n > sizeof(wire))
+        return failed("export", &err);
+    memcpy(wire, blob, n);
+    if (nvkeep_export(h, NVKEEP_VOLATILE, &blob, &n_none, &err) < 0 || blob || n_none != 0)
+        return failed("export of what is not there", &err);
+    if (nvkeep_release(&h, &r, &err) < 0)
+        return failed("release", &err);
+    if (nvkeep_stage(t, NVKEEP_PERMANENT, wire, n, &err) < 0)
+        return failed("stage", &err);
+    if (nvkeep_commit_load(&t, &h, &err) < 0 || nvkeep_mark_used(h, &err) < 0)
+        return failed("commit load", &err);
+    const void *state = nvkeep_load(h, NVKEEP_PERMANENT, &n);
+    if (!state || n != 9 || memcmp(state, "state two", 9) != 0) {
+        fprintf(stderr, "migrate: not what was saved\n");
+        return 1;
+    }
+    nvkeep_close(h);
+    h = NULL;
+    if (nvkeep_take_back(&r, &h, &err) == 0 || err.code != NVKEEP_FENCED)
+        return failed("taken back although it was used", &err);
+    nvkeep_released_close(r);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     char path[500];
@@ -54,6 +90,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "load: not what was saved\n");
         return 1;
     }
-    nvkeep_close(h);
+    if (migrate(path, &key, h) != 0)
+        return 1;
     return err_set() + secret_new() == 3 ? 0 : 1;
 }
