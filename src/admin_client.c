@@ -240,7 +240,7 @@ enum admin_step admin_client_run(struct admin_client *c, short revents, struct a
         send_some(c);
     if (revents & (POLLERR | POLLNVAL) || (revents & POLLHUP && !(revents & POLLIN)))
         return ADMIN_GONE;
-    if (is_listening(c) && !c->eof && revents & POLLIN)
+    if (is_listening(c) && !c->eof && c->n_in < sizeof(c->in) && revents & POLLIN)
         fill(c);
     if (is_listening(c)) {
         bool asks = digest(c, ret);

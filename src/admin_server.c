@@ -229,6 +229,9 @@ static void do_session_verb(struct admin_server *s, struct seat *c)
             answer_error(s, c, &e);
     } else if (c->request.verb->call == ADMIN_QUERY_STATUS) {
         answer(s, c, admin_return(&c->request, admin_fill_phase, phases[s->phase]), NULL);
+    } else if (s->phase == ENDING) {
+        err_set(&e, ERR_USAGE, "the daemon is ending");
+        answer_error(s, c, &e);
     } else {
         c->state = HELD;
     }

@@ -17,7 +17,7 @@ enum { CLI_MORE_MAX = 8 };
 
 struct cli_args {
     const struct cli_command *command;
-    const char *image;
+    const char *image;          /* the operand; of ctl: the socket */
     char *text[N_OPTIONS];      /* NULL: not given; a switch that was given: "" */
     uint64_t number[N_OPTIONS]; /* ARG_NUMBER, ARG_SIZE */
     struct key_source key;

@@ -5,6 +5,10 @@
  * unlocked and its state authenticated, with one exception: where that takes longer than
  * VERIFY_BEFORE_BIND_MS (a slow passphrase), the sockets are bound, clients may connect, and their
  * first command waits for the verdict.
+ *
+ * The admin socket is another matter: it is there from the start, and no emulator's. Where the key
+ * comes through it, a worker is started for each key that comes and freed when the key is refused;
+ * nothing is bound before one was accepted.
  */
 #ifndef NVKEEP_SRC_SERVE_H
 #define NVKEEP_SRC_SERVE_H
