@@ -59,9 +59,9 @@ void blk_free(struct blk *b);
 DEFINE_OWNED(blk);
 
 uint64_t blk_size(const struct blk *b); /* at open; refreshed by blk_claim and blk_measure */
-/* Without a claim the file may grow or shrink under us, while somebody copies it, and another machine
- * may write to it: where the claim is not enough, what is read from here on is not what was read
- * before and kept in memory. */
+/* Without a claim the file may grow or shrink under us, while somebody copies it, and another
+ * machine may write to it: where the claim is not enough, what is read from here on is not what was
+ * read before and kept in memory. */
 int blk_measure(struct blk *b, struct err *e) MUST_CHECK;
 enum { BLK_NAME_BYTES = 200 };
 const char *blk_name(const struct blk *b); /* escaped, for messages; shorter than that */
