@@ -137,10 +137,12 @@ int migration_key_derive(enum migration_kdf kdf, unsigned bits, const struct sec
 
 /* ---- swtpm's layer ---- */
 
-/* [PKCS7] padding: 1 to 16 bytes, each of which says how many they are. */
-size_t migration_layer_bytes(size_t n)
+/* Padding as in PKCS #7, each byte saying how many they are, but to whole keys and not to whole
+ * blocks: with a key of 256 bits there are up to 32. */
+size_t migration_layer_bytes(const struct migration_key *k, size_t n)
 {
-    return (n / BLOCK + 1) * BLOCK;
+    size_t unit = k->bits / 8;
+    return (n / unit + 1) * unit;
 }
 
 static int layer_cipher(const struct migration_key *k, struct block_cipher **ret, struct err *e)
@@ -164,8 +166,8 @@ int migration_layer_seal(const struct migration_key *k, const uint8_t *p, size_t
 {
     OWNED(block_cipher) c = NULL;
     OWNED(mac_key) m = NULL;
-    uint8_t iv[KEY_MAX], last[BLOCK];
-    size_t whole = n - n % BLOCK, total = migration_layer_bytes(n), key_bytes = k->bits / 8;
+    uint8_t iv[KEY_MAX], last[KEY_MAX];
+    size_t key_bytes = k->bits / 8, whole = n - n % key_bytes, total = migration_layer_bytes(k, n);
     if (layer_cipher(k, &c, e) < 0 || mac_key_new(k->bytes, key_bytes, &m, e) < 0 ||
         random_bytes(iv, key_bytes, e) < 0)
         return -1;
@@ -174,7 +176,7 @@ int migration_layer_seal(const struct migration_key *k, const uint8_t *p, size_t
         memcpy(last, p + whole, n - whole);
     if (whole > 0)
         block_cbc_encrypt(c, iv, whole, ret, p);
-    block_cbc_encrypt(c, whole > 0 ? ret + whole - BLOCK : iv, BLOCK, ret + whole, last);
+    block_cbc_encrypt(c, whole > 0 ? ret + whole - BLOCK : iv, key_bytes, ret + whole, last);
     wipe(last, sizeof(last));
     mac_compute(m, (struct span[]){{ret, total}, {iv, key_bytes}}, 2, ret_mac);
     memcpy(ret_iv, iv, key_bytes);
@@ -182,10 +184,10 @@ int migration_layer_seal(const struct migration_key *k, const uint8_t *p, size_t
 }
 
 /* The padding is authenticated: where it is wrong, the sender was. 0: it is wrong. */
-static size_t unpadded(const uint8_t *p, size_t n)
+static size_t unpadded(const uint8_t *p, size_t n, size_t most)
 {
     size_t pad = p[n - 1];
-    if (pad == 0 || pad > BLOCK)
+    if (pad == 0 || pad > most || pad > n)
         return 0;
     for (size_t i = n - pad; i < n; i++)
         if (p[i] != pad)
@@ -216,7 +218,7 @@ int migration_layer_open(const struct migration_key *k, const uint8_t *p, size_t
     if (layer_cipher(k, &c, e) < 0 || secret_new(n, &content, e) < 0)
         return -1;
     block_cbc_decrypt(c, iv, n, secret_bytes(content), p);
-    size_t bytes = unpadded(secret_peek(content), n);
+    size_t bytes = unpadded(secret_peek(content), n, k->bits / 8);
     if (bytes == 0)
         return err_set(e, ERR_STATE_CORRUPT,
                        "the blob's migration layer is authenticated, but its padding is wrong or "

@@ -28,9 +28,9 @@ int migration_key_derive(enum migration_kdf kdf, unsigned bits, const struct sec
 unsigned migration_key_bits(const struct migration_key *k);
 
 /* swtpm's layer. The content is padded to whole blocks [PKCS #7]. Sealing: ret gets
- * migration_layer_bytes(n) of ciphertext; iv: as many bytes as the key has, drawn here. */
+ * migration_layer_bytes() of ciphertext; iv: as many bytes as the key has, drawn here. */
 enum { MIGRATION_IV_MAX = 32 };
-size_t migration_layer_bytes(size_t n);
+size_t migration_layer_bytes(const struct migration_key *k, size_t n);
 int migration_layer_seal(const struct migration_key *k, const uint8_t *p, size_t n, uint8_t *ret,
                          uint8_t ret_mac[SHA256_BYTES], uint8_t *ret_iv, struct err *e) MUST_CHECK;
 /* The MAC is compared before anything is decrypted. ERR_KEY_WRONG: it does not match (another key,

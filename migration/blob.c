@@ -306,7 +306,7 @@ int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, s
     if (n == 0 || n > BLOB_MAX_BYTES)
         return err_set(e, ERR_UNSUPPORTED, "a state of %zu bytes; sealed are 1 to %d", n,
                        BLOB_MAX_BYTES);
-    size_t sealed = migration_layer_bytes(FIELD_BYTES + n);
+    size_t sealed = migration_layer_bytes(key, FIELD_BYTES + n);
     size_t total = HEADER_BYTES + 3 * FIELD_BYTES + sealed + MAC_BYTES + key_bits / 8;
     if (inner_encode(state, n, &inner, e) < 0 || secret_new(total, &blob, e) < 0 ||
         migration_layer_seal(key, secret_peek(inner), FIELD_BYTES + n,

@@ -55,7 +55,7 @@ static void check_sealed(const uint8_t *bytes, size_t n, const struct migration_
     struct err e = {0};
     if (n < 12)
         return;
-    size_t layer = migration_layer_bytes(n - 10), whole = 10 + 6 + layer + 6 + 32 + 6 + 16;
+    size_t layer = migration_layer_bytes(key, n - 10), whole = 10 + 6 + layer + 6 + 32 + 6 + 16;
     uint8_t *blob = malloc(whole);
     PROMISE(blob);
     struct bytes_out o = bytes_out(blob, whole);

@@ -176,7 +176,7 @@ static void what_is_sealed_and_is_no_state_is_refused(void **state)
         bytes_put(&o, (const uint8_t[]){0, 3, 0, 0, 0, 32}, 6);
         bytes_put_zero(&o, 32);
         bytes_put(&o, (const uint8_t[]){0, 7, 0, 0, 0, 16}, 6);
-        assert_int_equal(migration_layer_bytes(v[i].n), 16);
+        assert_int_equal(migration_layer_bytes(key, v[i].n), 16);
         assert_int_equal(
             migration_layer_seal(key, v[i].inner, v[i].n, f.b + 16, f.b + 38, f.b + 76, &e), 0);
         if (v[i].kind == ERR_NONE)
