@@ -124,7 +124,7 @@ static int open_waiting(struct session *s, struct secret **pass, size_t pass_byt
     if (image_file_open(s->o.image, &file, e) < 0)
         return -1;
     if (image_unlock(&file, *pass, pass_bytes, watch, &image, e) == 0) {
-        secret_free(MOVE(*pass));
+        secret_free(MOVE(*pass)); /* before libtpms is touched */
         if (custody_new(&image, &s->o.rules, HO_AWAY, &s->custody, e) < 0)
             return -1;
         if (verify_unclaimed(s, watch, e) == 0)
@@ -146,7 +146,9 @@ int session_open(const struct session_options *o, struct secret **pass, size_t p
         return err_nomem(e, "a session");
     s->o = *o;
     s->waits = o->incoming;
-    if ((o->incoming ? open_waiting : open_claimed)(s, pass, pass_bytes, watch, e) < 0)
+    int r = (o->incoming ? open_waiting : open_claimed)(s, pass, pass_bytes, watch, e);
+    secret_free(MOVE(*pass)); /* unless it is still needed, and has been taken */
+    if (r < 0)
         return -1;
     s->opened = true;
     log_start(s);
