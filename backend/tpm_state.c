@@ -125,8 +125,11 @@ int tpm_new_waiting(enum device_kind kind, struct tpm **ret, struct err *e)
     return 0;
 }
 
+/* What is owed is owed to this store, in this state of it. Over another one it would be a state of
+ * the past in place of the present. */
 struct store *tpm_lend_store(struct tpm *t)
 {
+    blob_set_clear(&t->owed);
     return MOVE(t->store);
 }
 

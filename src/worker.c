@@ -171,10 +171,17 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
         end_session(w);
 }
 
+static void refuse_admin(const struct worker *w, struct err *ret)
+{
+    *ret = w->verdict;
+    if (ret->kind == ERR_NONE)
+        err_set(ret, ERR_USAGE, "the daemon is ending");
+}
+
 static void do_job(struct worker *w, struct ctrl_job *job)
 {
     if (job->admin && !w->session)
-        job->admin->error = w->verdict;
+        refuse_admin(w, &job->admin->error);
     else if (is_stale(job))
         job->reply.result = CTRL_FAIL;
     else if (w->session)
