@@ -303,6 +303,11 @@ static void set_that_is_not_whole_starts_nothing(void **state)
     assert_int_not_equal(ctrl_init(b.ctrl, 1), 0);
     assert_int_not_equal(host_set(&b, 2, &older), 0); /* of another hand-over */
     assert_int_not_equal(ctrl_init(b.ctrl, 1), 0);
+    /* nothing in place of a blob takes nothing out of a set */
+    assert_int_equal(host_set(&b, 1, &parcel), 0);
+    assert_int_equal(host_set(&b, 2, &parcel), 0);
+    assert_int_not_equal(ctrl_set_state(b.ctrl, 2, 0, "", 0), 0);
+    assert_int_not_equal(ctrl_init(b.ctrl, 1), 0);
     parcel.blob[1][parcel.n[1] / 2] ^= 1;
     assert_int_not_equal(host_take(&b, &parcel), 0);
     host_log_says(&b, "STATE_CORRUPT");
