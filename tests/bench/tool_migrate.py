@@ -4,7 +4,9 @@
 
 KEY_WRONG   from the daemon's start to its refusal: nvkeep's exit with a key file; with swtpm the failing
             INIT, which is what tells of a wrong state key at all (without QEMU: three control messages)
-hand-over   first GET_STATEBLOB to INIT answered, as a proxy on both control channels sees it
+hand-over   first GET_STATEBLOB to INIT answered, as a proxy on both control channels sees it; of it:
+  GET, SET  all blobs at the source, at the destination
+  INIT      at the destination: with nvkeep claimed, read afresh, committed and flushed
 pause       the guest's, from STOP at the source to RESUME at the destination
 """
 
@@ -74,21 +76,34 @@ def refusal_ms(test, kind, i):
 
 
 def hosts(test, kind, device):
-    """Two, each with its own storage, and one migration key; swtpm 0.7.1 cannot do it otherwise."""
-    test.kind = kind
+    """Two, each with its own storage, and one migration key; swtpm 0.7.1 cannot do it otherwise. And two
+    with nvkeep on one image."""
+    test.kind = "swtpm" if kind == "swtpm" else "nvkeep"
     made = []
     for i in range(2):
-        store = test.store(f"{kind}-host{i}", incoming=i > 0)
+        if kind == "shared" and made:
+            store = made[0].store.view("shared-there")
+        else:
+            store = test.store(f"{kind}-host{i}", incoming=i > 0)
         vm = test.vm(device, name=f"{kind}-vm{i}", store=store)
         vm.proxied = True
         made.append(vm)
-    made[0].power_on(migration_key=test.migration_key())
+    made[0].power_on(**how_of(test, kind))
     return made, Continuity(test, made[0])
 
 
-def hand_over(test, here, there, seen):
-    """(first GET_STATEBLOB to INIT answered, STOP to RESUME), in ms"""
-    there.incoming(migration_key=test.migration_key())
+def how_of(test, kind):
+    return {} if kind == "shared" else {"migration_key": test.migration_key()}
+
+
+def spent(proxy, name):
+    """ms in which the daemon had such messages."""
+    return sum((m.answered - m.at) * 1000 for m in proxy.log if m.name == name)
+
+
+def hand_over(here, there, seen, how):
+    """{what: ms}"""
+    there.incoming(**how)
     if here.migrate(there) != "completed":
         raise Failure("the migration failed")
     asked = here.proxy.find("GET_STATEBLOB")
@@ -96,7 +111,11 @@ def hand_over(test, here, there, seen):
     stop, resume = here.qmp.wait("STOP"), there.qmp.wait("RESUME")
     here.quit()
     seen.holds(there.tpm)
-    return (started.answered - asked.at) * 1000, (resume.at - stop.at) * 1000
+    return {"hand-over": (started.answered - asked.at) * 1000,
+            "  GET": spent(here.proxy, "GET_STATEBLOB"),
+            "  SET": spent(there.proxy, "SET_STATEBLOB"),
+            "  INIT": (started.answered - started.at) * 1000,
+            "pause": (resume.at - stop.at) * 1000}
 
 
 def main():
@@ -114,18 +133,19 @@ def main():
         for i in range(options.rounds):
             for kind in kinds:
                 found.setdefault(("KEY_WRONG", kind), []).append(refusal_ms(test, kind, i))
-        pairs = {kind: hosts(test, kind, options.device) for kind in kinds}
+        pairs = {kind: hosts(test, kind, options.device) for kind in kinds + ["shared"]}
         for i in range(options.rounds):
-            for kind in kinds:
+            for kind in pairs:
                 (a, b), seen = pairs[kind]
                 here, there = (a, b) if i % 2 == 0 else (b, a)
-                exchange, pause = hand_over(test, here, there, seen)
-                found.setdefault(("hand-over", kind), []).append(exchange)
-                found.setdefault(("pause", kind), []).append(pause)
-        print(f"{options.device}, separate storage, one migration key, "
-              f"{'/'.join(kinds)} in turn")
-        for (what, kind), values in found.items():
-            print(f"{what:10} {kind:7} {milliseconds(values)}")
+                for what, took in hand_over(here, there, seen,
+                                            how_of(test, kind)).items():
+                    found.setdefault((what, kind), []).append(took)
+        print(f"{options.device}; {'/'.join(kinds)} with separate storage and one migration key, "
+              "nvkeep with shared storage, in turn")
+        for what in dict.fromkeys(what for what, _ in found):
+            for kind in (k for k in kinds + ["shared"] if (what, k) in found):
+                print(f"{what:10} {kind:7} {milliseconds(found[what, kind])}")
     finally:
         test.end()
         shutil.rmtree(folder, ignore_errors=True)

@@ -97,7 +97,7 @@ def check_point_b_a_destination_is_refused_before_its_socket_exists(test):
 def check_point_c_a_late_verdict_ends_the_emulator_at_its_first_commands(test):  # alone
     """S3.1 S3.11: a slow passphrase turns out wrong behind the bound socket."""
     test.only_nvkeep("check points are ours")
-    store = test.store(passphrase=b"what a person chose", iter_ms=400)
+    store = test.store(passphrase=b"what a person chose", iter_ms=700)
     source = test.vm(store=store, name="source")
     source.power_on()
     seen = Continuity(test, source)
