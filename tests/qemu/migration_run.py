@@ -230,7 +230,7 @@ class Run(Target, Verdict):
 
     def by_cont(self):
         """S3.23"""
-        self.source.qmp.command("cont")
+        self.source.go_on()
         self.source.qmp.wait("RESUME")
         self.row.outcome = cells.CONT
 
@@ -277,7 +277,7 @@ class Run(Target, Verdict):
             self.row.outcome = cells.COMPLETED
             return
         if self.row.outcome == cells.AT_START:
-            self.source.qmp.command("cont")
+            self.source.go_on()
         else:
             self.by_cont()
 

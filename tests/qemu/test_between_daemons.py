@@ -115,7 +115,7 @@ class Row:
             self.arrived(source, target, seen)
         elif status == "completed":
             self.outcome = "NOBODY RUNS: the source says completed; cont brings it back"
-            source.qmp.command("cont")
+            source.go_on()
             seen.holds(source.tpm)
         else:
             source.qmp.wait("RESUME")

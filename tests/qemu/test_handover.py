@@ -101,7 +101,7 @@ def the_old_owner_writes_nothing_whatever_it_is_told(test):
         elif last == "command":
             # Split brain by management: the source's guest is let loose. It gets no answer from its TPM
             # that means something, and the new owner goes on.
-            source.qmp.command("cont")
+            source.go_on()
             refused = source.console.tpm(nv_increment_command(COUNTER))
             test.check(int.from_bytes(refused[6:10], "big") != 0, "the old owner's TPM answered")
         elif last == "reset":
@@ -138,7 +138,7 @@ def a_new_owner_locks_the_old_one_out(test):
     target.quit()
     # Its claim is free now; its state is not what it was.
     before = target.store.bytes()
-    source.qmp.command("cont")
+    source.go_on()
     refused = source.console.tpm(nv_increment_command(COUNTER))
     test.check(int.from_bytes(refused[6:10], "big") != 0, "the old owner's TPM answered")
     test.check(target.store.bytes() == before, "the old owner wrote something")
@@ -175,7 +175,7 @@ def a_destination_that_dies_early_leaves_one_state(test):
         test.wait_until("the end of the guest's line", lambda: target.console.closed, 5)
         n_there = sum(line.startswith("= ") for _, line in target.console.lines)
         n_here = source.console.n_loop_answers()
-        source.qmp.command("cont")
+        source.go_on()
         test.wait_until("an answer", lambda: source.console.n_loop_answers() > n_here + 1)
         first = source.console.answers_so_far()[n_here + 1:]
         if refused(first):

@@ -43,7 +43,7 @@ def saved_later_and_earlier(test, device):
     seen = Continuity(test, vm)
     first = save(test, vm, "first.state")
     line = vm.console
-    vm.qmp.command("cont")
+    vm.go_on()
     seen.holds(vm.tpm)
     for _ in range(3):
         vm.tpm.nv_increment(COUNTER)
@@ -111,7 +111,7 @@ def a_saved_machine_goes_on_by_cont(test):
     seen = Continuity(test, vm)
     for i in range(3):
         save(test, vm, f"{i}.state")
-        vm.qmp.command("cont")
+        vm.go_on()
         vm.console.start_loop(seen.commands, 2)
         seen.follow(vm.console.loop_answers())
         seen.holds(vm.tpm)

@@ -222,6 +222,11 @@ class Vm:
             return status if status in ("completed", "failed", "cancelled") else None
         return wait_until("end of the migration", ended, timeout)
 
+    def go_on(self):
+        """`cont` where a migration ended: QEMU says "completed" a little before it allows that."""
+        wait_until("end of finishing", lambda: self.status() not in ("finish-migrate", "running"))
+        self.qmp.command("cont")
+
     def take_guest(self, source, timeout=60):
         """Behind a migration that succeeded: the destination runs and goes on where the guest was."""
         self.qmp.wait("RESUME", timeout=timeout)
