@@ -211,15 +211,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: test_handover_crash [--long]\n");
         return 2;
     }
-    for (unsigned prior = 0; prior < (thorough ? 20 : 2); prior++)
+    for (unsigned prior = 0; prior < (thorough ? 6 : 2); prior++)
         migration_in(prior);
     print_tally("migration in");
-    for (unsigned n = 0; n < (thorough ? 8 : 1); n++)
+    for (unsigned n = 0; n < (thorough ? 3 : 1); n++)
         for (unsigned stored = 0; stored < 2; stored++)
             migration_out_and_back(stored);
     print_tally("and out and back");
     for (unsigned nth = 1; nth <= 2; nth++)
-        for (size_t partial = 0; partial < (nth == 1 ? 12 : 1); partial += thorough ? 1 : 5)
+        for (size_t partial = 0; partial < (nth == 1 ? 12 : 1); partial += thorough ? 2 : 5)
             for (unsigned again = 0; again < 2; again++)
                 failing_take_over(nth, false, partial, again);
     print_tally("and failing storage");
