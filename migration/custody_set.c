@@ -246,9 +246,10 @@ int custody_stage(struct custody *c, enum blob_kind kind, const uint8_t *p, size
     }
     if (n == 0 && c->sealed && c->in.kinds & 1u << (kind - 1)) {
         custody_forget_set(c);
-        return err_set(e, ERR_STATE_FOREIGN,
-                       "the state that is handed over has a blob of kind %d, and none was handed in",
-                       (int)kind);
+        return err_set(
+            e, ERR_STATE_FOREIGN,
+            "the state that is handed over has a blob of kind %d, and none was handed in",
+            (int)kind);
     }
     if (n > 0) {
         digest_part(&c->in_digest, kind, content ? secret_peek(content) : p, content_bytes);

@@ -51,7 +51,7 @@ static int token_read(const struct custody *c, enum envelope_use use, const char
     for (size_t i = 0; !bad && i < len / 2; i++) {
         int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
         bad = high < 0 || low < 0;
-        raw[i] = (uint8_t)(high << 4 | low);
+        raw[i] = (uint8_t)((unsigned)high << 4 | (unsigned)low);
     }
     if (bad)
         return err_set(e, ERR_USAGE, "this is not a token of a prepared hand-over");

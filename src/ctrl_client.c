@@ -8,10 +8,10 @@
 #include "migration/blob.h"
 #include "src/base/bytes.h"
 #include "src/clock.h"
+#include "src/passed_fd.h"
 
 enum {
     IN_BYTES = CTRL_REQUEST_MAX + 64, /* a whole request, and the beginning of the next */
-    FDS_MAX = 253,                    /* the kernel passes no more at once */
     DISCARD_BYTES = 16384,
     PADDING_BYTES = 3,
 };
@@ -28,8 +28,7 @@ struct ctrl_client {
     uint8_t in[IN_BYTES];
     size_t n_in;
     bool padding;
-    int passed_fd;     /* came along, not used yet; -1: none */
-    bool too_many_fds; /* came along with it */
+    struct passed_fd passed; /* came along, not used yet */
 
     /* What SET_STATEBLOB carries. */
     struct ctrl_job *loading; /* NULL: none */
@@ -52,7 +51,7 @@ int ctrl_client_new(int *fd, struct ctrl_client **ret, struct err *e)
     c->fd = MOVE_FD(*fd);
     c->since = now_ms();
     c->limit = -1;
-    c->passed_fd = -1;
+    c->passed.fd = -1;
     int domain = 0;
     socklen_t n = sizeof(domain);
     c->is_tcp = getsockopt(c->fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) == 0 && domain != AF_UNIX;
@@ -60,20 +59,12 @@ int ctrl_client_new(int *fd, struct ctrl_client **ret, struct err *e)
     return 0;
 }
 
-static void drop_passed_fd(struct ctrl_client *c)
-{
-    if (c->passed_fd >= 0)
-        close(c->passed_fd);
-    c->passed_fd = -1;
-    c->too_many_fds = false;
-}
-
 void ctrl_client_free(struct ctrl_client *c)
 {
     if (!c)
         return;
     close(c->fd);
-    drop_passed_fd(c);
+    passed_fd_drop(&c->passed);
     ctrl_job_free(c->loading);
     secret_free(c->body);
     wipe(c->in, sizeof(c->in));
@@ -120,45 +111,11 @@ int64_t ctrl_client_since(const struct ctrl_client *c)
 
 /* --- in --- */
 
-/* The first descriptor is kept until a SET_DATAFD asks for it. */
-static void take_fds(struct ctrl_client *c, struct msghdr *m)
-{
-    for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
-        if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(h) + i * sizeof(fd), sizeof(fd));
-            if (c->passed_fd < 0) {
-                c->passed_fd = fd;
-                continue;
-            }
-            close(fd);
-            c->too_many_fds = true;
-        }
-    }
-}
-
-/* Bytes read; 0: hung up; -1: nothing there. */
+/* Bytes read; 0: hung up; -1: nothing there. A descriptor is kept until a SET_DATAFD asks for it.
+ */
 static ssize_t receive(struct ctrl_client *c, void *to, size_t n)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
-    } control;
-    struct iovec v = {to, n};
-    struct msghdr m = {.msg_iov = &v,
-                       .msg_iovlen = 1,
-                       .msg_control = control.bytes,
-                       .msg_controllen = sizeof(control.bytes)};
-    ssize_t r = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (r < 0)
-        return errno == EAGAIN || errno == EINTR ? -1 : 0;
-    take_fds(c, &m);
-    if (m.msg_flags & MSG_CTRUNC)
-        c->too_many_fds = true;
-    return r;
+    return passed_fd_receive(c->fd, to, n, &c->passed);
 }
 
 static void consume(struct ctrl_client *c, size_t n)
@@ -183,10 +140,10 @@ static struct ctrl_job *hand_over(struct ctrl_client *c, struct ctrl_job *job)
     c->waiting = true;
     c->asked = true;
     c->limit = -1;
-    if (job->req.code == CTRL_SET_DATAFD && !c->too_many_fds)
-        job->fd = MOVE_FD(c->passed_fd);
+    if (job->req.code == CTRL_SET_DATAFD)
+        job->fd = passed_fd_take(&c->passed);
     if (c->n_in == 0)
-        drop_passed_fd(c);
+        passed_fd_drop(&c->passed);
     return job;
 }
 
@@ -251,7 +208,7 @@ static bool next_request(struct ctrl_client *c, struct ctrl_job **ret)
         /* Its length is not known: what has arrived is one message, as for swtpm. */
         consume(c, c->n_in);
         c->padding = false;
-        drop_passed_fd(c);
+        passed_fd_drop(&c->passed);
         reply_at_once(c, (enum ctrl_code)0, CTRL_BAD_ORDINAL);
         return true;
     case CTRL_TOO_BIG:
