@@ -161,7 +161,9 @@ static int power_on(struct tpm *t, bool drop_volatile, struct err *e)
     if (!t->store)
         return err_set(e, ERR_USAGE, "the TPM has no store to be powered on from");
     if (!tpm_is_shown(t, BLOB_PERMANENT))
-        return err_set(e, ERR_STATE_EMPTY, "the store holds no TPM; only `create` makes one");
+        return err_set(
+            e, ERR_STATE_EMPTY,
+            "the store holds no TPM yet; a migration is to bring it (--migration incoming)");
     if (start(t, e) < 0) {
         if (!blob_set_is_empty(&t->staged))
             t->refused = *e;

@@ -102,7 +102,9 @@ int tpm_new(struct store **s, struct tpm **ret, struct err *e)
     OWNED(tpm) t = NULL;
     size_t n;
     if (!store_get(*s, BLOB_PERMANENT, &n))
-        return err_set(e, ERR_STATE_EMPTY, "the store holds no TPM; only `create` makes one");
+        return err_set(
+            e, ERR_STATE_EMPTY,
+            "the store holds no TPM yet; a migration is to bring it (--migration incoming)");
     if (bare_new(store_facts(*s)->device, &t, e) < 0)
         return -1;
     t->store = *s;

@@ -270,7 +270,7 @@ static void store_without_a_tpm_is_state_empty_and_stays_so(void **state)
     store_stats(s, &before);
     assert_int_equal(tpm_new(&s, &t, &im.e), -1);
     assert_int_equal(im.e.kind, ERR_STATE_EMPTY);
-    assert_non_null(strstr(im.e.text, "only `create` makes one"));
+    assert_non_null(strstr(im.e.text, "holds no TPM yet"));
     assert_null(t);
     assert_non_null(s); /* still the caller's */
     store_stats(s, &after);
