@@ -133,6 +133,18 @@ def expected(c):
     return {AT_START}
 
 
+EXITS = {"missing": "exit 10", "wrong": "exit 11", "empty": "exit 20", "truncated": "exit 21",
+         "flipped": "exit 21", "newer": "exit 40"}
+
+
+def expected_codes(c):
+    """With which codes of their own a start is refused; S3.8. Of two faults either may be named."""
+    codes = {EXITS[v] for v in (c.key, c.image) if v in EXITS}
+    if c.key == "missing" and (c.image == "empty" or c.storage == "copied"):
+        codes.add("exit 22")  # an empty file wants no key: that it is no image may be said first
+    return codes
+
+
 def at_load(c):
     if c.hooks == "prepared":
         return {AT_PREPARE}

@@ -49,6 +49,15 @@ def summary(rows):
         n = sum(r.outcome == outcome for r in rows)
         if n:
             lines.append(f"    {n:4} {outcome}")
+    refused = [r for r in rows if r.code and r.cell.kill == "none"]
+    early = [r for r in refused if r.refused_ms is None]
+    # Where storage is copied, all there is to be known is known only once the guest is stopped.
+    copied = [r for r in refused if r not in early and r.cell.storage == "copied"]
+    late = sorted({f"{r.cell.storage}/{r.cell.key}/{r.cell.image} {r.cell.hooks}" for r in refused
+                   if r not in early and r not in copied})
+    lines.append(f"    of {len(refused)} refusals {len(early)} before the guest was stopped, "
+                 f"{len(copied)} where the copy is complete only then, and "
+                 f"{len(refused) - len(early) - len(copied)}: {', '.join(late) or 'none'}")
     return lines
 
 

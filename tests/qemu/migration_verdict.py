@@ -68,6 +68,9 @@ class Verdict:
             row.wrong = str(e)
         if not row.wrong and row.outcome not in cells.expected(c):
             row.wrong = "wanted: " + ", ".join(sorted(cells.expected(c)))
+        if (not row.wrong and row.outcome == cells.AT_START
+                and row.code not in cells.expected_codes(c)):
+            row.wrong = "wanted: " + ", ".join(sorted(cells.expected_codes(c)))
         self.image_is_good()
 
     def times(self):
