@@ -50,6 +50,11 @@ void custody_free(struct custody *c)
     free(c);
 }
 
+bool custody_has_image(const struct custody *c)
+{
+    return c->image != NULL;
+}
+
 /* --- the table --- */
 
 enum handover_state custody_state(const struct custody *c)

@@ -56,6 +56,9 @@ int custody_await(struct image_file **f, struct secret **pass, size_t pass_bytes
 void custody_free(struct custody *c);
 DEFINE_OWNED(custody);
 
+/* False: of an image that is being copied, as long as it could not be opened. */
+bool custody_has_image(const struct custody *c);
+
 /* --- the table --- */
 
 enum handover_state custody_state(const struct custody *c);

@@ -192,7 +192,7 @@ static int64_t job_limit(struct ctrl_server *s, size_t i)
 {
     struct err ignored;
     const struct ctrl_job *job = s->job[i];
-    if (!job || worker_phase(s->worker, &ignored) != WORKER_SERVING)
+    if (!job || worker_phase(s->worker, &ignored) != WORKER_SERVING || worker_is_opening(s->worker))
         return -1;
     int64_t since = job->since_ms > s->serving_since ? job->since_ms : s->serving_since;
     return since + (job->req.code == CTRL_INIT ? INIT_LIMIT_MS : JOB_LIMIT_MS);
@@ -215,7 +215,8 @@ static void watch_jobs(struct ctrl_server *s)
 {
     struct err ignored;
     int64_t now = now_ms();
-    if (s->serving_since < 0 && worker_phase(s->worker, &ignored) == WORKER_SERVING)
+    bool serving = worker_phase(s->worker, &ignored) == WORKER_SERVING;
+    if (serving && (s->serving_since < 0 || worker_is_opening(s->worker)))
         s->serving_since = now;
     for (size_t i = 0; i < CTRL_CLIENTS_MAX; i++) {
         int64_t limit = job_limit(s, i);

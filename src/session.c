@@ -146,6 +146,8 @@ int session_open(const struct session_options *o, struct secret **pass, size_t p
         return err_nomem(e, "a session");
     s->o = *o;
     s->waits = o->incoming;
+    if (watch)
+        s->watch = *watch;
     int r = (o->incoming ? open_waiting : open_claimed)(s, pass, pass_bytes, watch, e);
     secret_free(MOVE(*pass)); /* unless it is still needed, and has been taken */
     if (r < 0)
@@ -252,7 +254,7 @@ static int check_before_load(struct session *s, struct err *e)
     OWNED(store_look) look = NULL;
     if (!s->waits || s->probed || s->o.copied || custody_state(s->custody) != HO_AWAY)
         return 0;
-    return session_prepare_load(s, NULL, &look, e);
+    return session_prepare_load(s, &s->watch, &look, e);
 }
 
 static uint32_t power_off(struct session *s, struct ctrl_job *job)

@@ -98,6 +98,11 @@ int session_open(const struct session_options *o, struct secret **pass, size_t p
 void session_free(struct session *s);
 DEFINE_OWNED(session);
 
+/* An image that is being copied is looked for while nothing else is to be done: opening it may take
+ * a slow passphrase's time, which nobody has at the load. */
+bool session_looks_for_image(const struct session *s);
+void session_look_for_image(struct session *s);
+
 bool session_is_on(const struct session *s);
 enum device_kind session_kind(const struct session *s);
 /* The longest command that is taken now. */

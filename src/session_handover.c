@@ -62,7 +62,10 @@ static int start(struct session *s, bool drop_volatile, struct err *e)
     session_shut_down_orderly(s);
     if (custody_unused(tpm_store(s->tpm), origin))
         tpm_set_origin(s->tpm, origin);
-    return tpm_power_on(s->tpm, drop_volatile, e);
+    if (tpm_power_on(s->tpm, drop_volatile, e) < 0)
+        return -1;
+    s->waits = false;
+    return 0;
 }
 
 static int start_set(struct session *s, bool used, bool drop_volatile, struct err *e)
@@ -73,7 +76,6 @@ static int start_set(struct session *s, bool used, bool drop_volatile, struct er
     if (tpm_power_on(s->tpm, drop_volatile, e) < 0)
         return -1;
     custody_forget_set(s->custody);
-    s->waits = false;
     return 0;
 }
 
@@ -83,7 +85,7 @@ static int take_back(struct session *s, struct err *e)
     if (custody_take_back(s->custody, &store, e) < 0)
         return -1;
     if (tpm_take_store(s->tpm, &store, e) < 0) {
-        custody_release(s->custody, &store, false);
+        custody_release(s->custody, &store, true);
         return -1;
     }
     session_drop_export(s);
@@ -146,9 +148,11 @@ static int take_over(struct session *s, bool drop_volatile, struct err *e)
 static int mark_used(struct session *s, struct err *e)
 {
     uint8_t origin[ORIGIN_BYTES];
-    if (!custody_unused(tpm_store(s->tpm), origin))
-        return 0;
-    return tpm_commit_origin(s->tpm, origin, e);
+    if (custody_unused(tpm_store(s->tpm), origin) && tpm_commit_origin(s->tpm, origin, e) < 0)
+        return -1;
+    s->waits =
+        false; /* until now whoever gave it away could have it back, and we would wait again */
+    return 0;
 }
 
 /* Everything durable first; then what is in memory is what is stored. */

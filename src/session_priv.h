@@ -13,9 +13,11 @@ struct session {
     struct tpm *tpm;
     struct custody *custody;
     struct session_options o;
-    bool opened; /* all of it; until then the end of it is nothing to tell */
-    bool waits;  /* for a migration: it was not started from the image, and must not be */
-    bool probed; /* the emulator has got past its first commands */
+    bool opened;        /* all of it; until then the end of it is nothing to tell */
+    bool waits;         /* for a migration: it was not started from the image, and must not be */
+    bool knows_better;  /* the image that is being copied was there, and refused */
+    struct watch watch; /* over the stretching of a passphrase */
+    bool probed;        /* the emulator has got past its first commands */
     uint8_t locality;
     uint64_t n_lost;    /* commands that could not be made durable */
     int64_t lost_since; /* when the last line about them was logged */

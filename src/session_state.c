@@ -77,6 +77,34 @@ uint32_t session_get_state(struct session *s, struct ctrl_job *job)
 
 /* --- in --- */
 
+int session_prepare_load(struct session *s, const struct watch *watch, struct store_look **ret,
+                         struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    struct store_mark mark;
+    size_t n;
+    if (custody_prepare_load(s->custody, watch, &look, e) < 0)
+        return -1;
+    if (store_look_facts(look)->device != session_kind(s))
+        return err_set(e, ERR_STATE_FOREIGN,
+                       "the image is for a TPM %s, and this is a TPM %s (--tpm2, --tpm12)",
+                       store_look_facts(look)->device == DEVICE_TPM20 ? "2.0" : "1.2",
+                       session_kind(s) == DEVICE_TPM20 ? "2.0" : "1.2");
+    if (custody_state(s->custody) == HO_AWAY && store_look_get(look, BLOB_PERMANENT, &n) &&
+        tpm_try(s->tpm, look, e) < 0)
+        return -1;
+    store_look_mark(look, &mark);
+    see(s, &mark, store_look_facts(look));
+    *ret = MOVE(look);
+    return 0;
+}
+
+static bool is_there(struct session *s, struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    return session_prepare_load(s, &s->watch, &look, e) == 0;
+}
+
 static int stage(struct session *s, const struct ctrl_job *job, struct err *e)
 {
     enum blob_kind kind = (enum blob_kind)job->req.kind;
@@ -84,8 +112,11 @@ static int stage(struct session *s, const struct ctrl_job *job, struct err *e)
     size_t n = 0;
     const uint8_t *p = job->req.bytes > 0 ? secret_peek(job->blob) : NULL;
     int r = 0;
-    if (job->req.flags & CTRL_STATE_ENCRYPTED && job->req.bytes > 0 &&
-        !envelope_is(p, job->req.bytes))
+    /* What is copied is there by now, or never was. */
+    if (!custody_has_image(s->custody) && !is_there(s, e))
+        r = -1;
+    else if (job->req.flags & CTRL_STATE_ENCRYPTED && job->req.bytes > 0 &&
+             !envelope_is(p, job->req.bytes))
         r = err_set(
             e, ERR_KEY_MISSING,
             "the state is encrypted with a key that belongs to another TPM emulator (swtpm's "
@@ -126,21 +157,24 @@ uint32_t session_set_state(struct session *s, struct ctrl_job *job)
 
 /* --- the admin socket --- */
 
-int session_prepare_load(struct session *s, const struct watch *watch, struct store_look **ret,
-                         struct err *e)
+bool session_looks_for_image(const struct session *s)
 {
-    OWNED(store_look) look = NULL;
-    struct store_mark mark;
-    size_t n;
-    if (custody_prepare_load(s->custody, watch, &look, e) < 0)
-        return -1;
-    if (custody_state(s->custody) == HO_AWAY && store_look_get(look, BLOB_PERMANENT, &n) &&
-        tpm_try(s->tpm, look, e) < 0)
-        return -1;
-    store_look_mark(look, &mark);
-    see(s, &mark, store_look_facts(look));
-    *ret = MOVE(look);
-    return 0;
+    return !custody_has_image(s->custody) && !s->knows_better;
+}
+
+void session_look_for_image(struct session *s)
+{
+    struct err e = {0};
+    if (is_there(s, &e)) {
+        log_line(s->o.log, 1, "verified: the image was copied up to generation %llu",
+                 (unsigned long long)s->last.generation);
+        return;
+    }
+    if (e.kind == ERR_STATE_EMPTY || e.kind == ERR_STATE_CORRUPT)
+        return; /* not yet */
+    s->knows_better = true;
+    session_tell(s, EVENT_REFUSED, &e);
+    log_err(s->o.log, &e);
 }
 
 static int prepare(struct session *s, struct err *e)
@@ -148,7 +182,7 @@ static int prepare(struct session *s, struct err *e)
     OWNED(store_look) look = NULL;
     if (handover_is_claimed(custody_state(s->custody)))
         return custody_check_save(s->custody, e);
-    return session_prepare_load(s, NULL, &look, e);
+    return session_prepare_load(s, &s->watch, &look, e);
 }
 
 static int offer(struct session *s, struct admin_call *call, struct err *e)
@@ -162,7 +196,7 @@ static int ready(struct session *s, struct admin_call *call, struct err *e)
 {
     OWNED(store_look) look = NULL;
     char token[CUSTODY_TOKEN_MAX];
-    if (session_prepare_load(s, NULL, &look, e) < 0 ||
+    if (session_prepare_load(s, &s->watch, &look, e) < 0 ||
         custody_ready(s->custody, call->token, look, tpm_library_version(), token, e) < 0)
         return -1;
     memcpy(call->token, token, sizeof(token));

@@ -12,6 +12,8 @@
 /* A job that waited this long and whose client has gone is not done any more: a client that gave up
  * must not have its command executed behind the back of the next one. */
 enum { STALE_MS = 500 };
+/* Between two looks for an image that is being copied. */
+enum { LOOK_MS = 300 };
 
 struct queue {
     struct ctrl_job *first, **end;
@@ -31,6 +33,7 @@ struct worker {
     size_t pass_bytes;
     struct session *session;
     struct data_channel *data;
+    int64_t look_at; /* for an image that is being copied */
 
     pthread_mutex_t lock; /* over the rest, atomics apart */
     struct queue todo, done, admin_done;
@@ -44,6 +47,7 @@ struct worker {
     _Atomic bool end;
     _Atomic bool is_on;
     _Atomic bool stretching; /* the passphrase; never reset */
+    _Atomic bool opening;    /* the same, while serving */
     _Atomic bool busy;       /* a TPM command is running */
     _Atomic bool data_lost;
     _Atomic int sent; /* of a reply that completes a set: what the worker has not seen yet */
@@ -95,6 +99,8 @@ static bool may_go_on(void *ctx, uint64_t done, uint64_t total)
     (void)total;
     if (!atomic_exchange(&w->stretching, true))
         ring(w->news_fd);
+    if (w->session)
+        atomic_store(&w->opening, true);
     return !atomic_load(&w->end);
 }
 
@@ -124,7 +130,7 @@ static void enter(struct worker *w, enum worker_phase phase, const struct err *e
 static int open_session(struct worker *w, struct session **ret, struct err *e)
 {
     static const struct confine nowhere = {{-1, -1, -1, -1}};
-    const struct watch watch = {may_go_on, w};
+    const struct watch watch = {may_go_on, w}; /* kept by the session */
     OWNED(session) s = NULL;
     if (session_open(&w->options, &w->pass, w->pass_bytes, &watch, &s, e) < 0 ||
         confine_names(&nowhere, e) < 0)
@@ -160,9 +166,11 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
 {
     if (job->admin) {
         session_admin(w->session, job->admin);
+        atomic_store(&w->opening, false);
         return;
     }
     session_control(w->session, job);
+    atomic_store(&w->opening, false);
     if (job->req.code == CTRL_SET_DATAFD)
         job->reply.result = data_channel_adopt(w->data, &job->fd);
     atomic_store(&w->is_on, session_is_on(w->session));
@@ -231,14 +239,27 @@ static void do_data(struct worker *w, short revents)
     ring(w->news_fd);
 }
 
+/* Only when nothing else is to be done. */
+static void look_for_image(struct worker *w)
+{
+    if (now_ms() < w->look_at)
+        return;
+    session_look_for_image(w->session);
+    atomic_store(&w->opening, false);
+    w->look_at = now_ms() + LOOK_MS;
+}
+
 /* Waits for something to do, at most one command long. */
 static void take_turn(struct worker *w, bool had_job)
 {
     struct pollfd p[2] = {{.fd = w->wake_fd, .events = POLLIN}, {.fd = -1}};
     int64_t limit = w->data ? data_channel_wants(w->data, &p[1]) : -1;
-    int n = poll(p, 2, had_job ? 0 : ms_left(limit, now_ms()));
+    bool looks = w->session && session_looks_for_image(w->session);
+    int n = poll(p, 2, had_job ? 0 : ms_left(looks ? sooner(limit, w->look_at) : limit, now_ms()));
     if (n < 0)
         return;
+    if (n == 0 && looks && !had_job)
+        look_for_image(w);
     if (p[0].revents)
         silence(w->wake_fd);
     int listener = atomic_exchange(&w->listener, -1);
@@ -339,6 +360,11 @@ enum worker_phase worker_phase(struct worker *w, struct err *ret_verdict)
 bool worker_is_stretching(struct worker *w)
 {
     return atomic_load(&w->stretching);
+}
+
+bool worker_is_opening(struct worker *w)
+{
+    return atomic_load(&w->opening);
 }
 
 bool worker_is_on(struct worker *w)

@@ -37,6 +37,9 @@ enum worker_phase worker_phase(struct worker *w, struct err *ret_verdict);
 bool worker_is_on(struct worker *w); /* the TPM, after the newest job */
 /* While VERIFYING: the image is claimed and sound so far, and the passphrase is being stretched. */
 bool worker_is_stretching(struct worker *w);
+/* A passphrase is being stretched for an image that has come after all: nothing else is done
+ * meanwhile, and that is no fault of the storage. */
+bool worker_is_opening(struct worker *w);
 enum device_kind worker_kind(struct worker *w); /* while SERVING */
 bool worker_data_was_lost(struct worker *w);    /* since it was asked last */
 

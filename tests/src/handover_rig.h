@@ -181,14 +181,19 @@ static inline uint32_t host_lock_storage(const struct host *h)
     return ctrl_result(h->ctrl, CTRL_LOCK_STORAGE, body, sizeof(body));
 }
 
-static inline void host_log_says(const struct host *h, const char *text)
+static inline const char *log_of(const struct host *h, const char *text)
 {
     static char log[1 << 20];
     char name[40];
     snprintf(name, sizeof(name), "%s.log", h->name);
     rig_read_file(name, log, sizeof(log));
-    if (!strstr(log, text))
-        fail_msg("not in the log of %s: %s; the log: %s", h->name, text, log);
+    return strstr(log, text);
+}
+
+static inline void host_log_says(const struct host *h, const char *text)
+{
+    if (!log_of(h, text))
+        fail_msg("not in the log of %s: %s; the log: %s", h->name, text, log_of(h, ""));
 }
 
 /* Bytes of a file, to be compared and freed. */

@@ -18,7 +18,7 @@
 #include "src/ctrl_msg.h"
 #include "tpm_cmd.h"
 
-enum { REPLY_MS = 10000, BLOB_ROOM = 1 << 20 };
+enum { REPLY_MS = 30000, BLOB_ROOM = 1 << 20 };
 
 #define DATA_SOCKET "--server type=unixio,path=d --flags not-need-init,startup-clear"
 

@@ -220,6 +220,98 @@ static void state_can_be_asked_for_again(void **state)
     assert_int_equal(host_end(&a), 0);
 }
 
+/* Given up before it was used: it waits again, and starts nothing by itself. */
+static void target_that_gave_up_waits_again(void **state)
+{
+    (void)state;
+    struct host a = running("");
+    struct host b = host_start("b", "i", INCOMING);
+    host_give(&a, &parcel);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    host_hang_up(&b);
+    usleep(50000);
+    b = host_connect("b", b.pid);
+    assert_int_not_equal(ctrl_init(b.ctrl, 0), 0);
+    assert_int_equal(host_lock_storage(&a), 0);
+    assert_int_equal(host_write(&a, "goes on."), 0);
+    host_give(&a, &parcel);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    host_reads(&b, "goes on.");
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
+/* --- storage that is copied --- */
+
+static void copy_image(const char *from, const char *to, size_t most)
+{
+    size_t n;
+    uint8_t *p = file_bytes(from, &n);
+    int fd = open(to, O_WRONLY);
+    assert_true(fd >= 0);
+    if (n > most)
+        n = most;
+    assert_int_equal(pwrite(fd, p, n, 0), n);
+    close(fd);
+    free(p);
+}
+
+/* S3.18, S3.19: a slow passphrase is stretched while the copy is under way, not at the load. */
+static void copied_image_is_opened_as_soon_as_it_can_be(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    file_put("k", "correct horse", 13);
+    program_expect(&r, 0, "create i --key file=k --iter-time 1500");
+    struct host a = host_start("a", "i", "");
+    host_boot(&a);
+    host_define(&a);
+    assert_int_equal(host_write(&a, "first..."), 0);
+    file_put("j", "", 0);
+    struct host b = host_start("b", "j", "--migration incoming,storage=copied");
+    host_log_says(&b, "to be copied");
+    copy_image("i", "j", 700 << 10);
+    usleep(400000);
+    copy_image("i", "j", SIZE_MAX);
+    int64_t began = rig_ms();
+    while (!log_of(&b, "verified: the image was copied") && rig_ms() - began < 20000)
+        usleep(50000);
+    host_log_says(&b, "verified: the image was copied");
+
+    assert_int_equal(host_write(&a, "second.."), 0);
+    host_give(&a, &parcel);
+    began = rig_ms();
+    assert_int_not_equal(host_take(&b, &parcel), 0); /* the copy is not finished */
+    host_log_says(&b, "STATE_ROLLED_BACK");
+    copy_image("i", "j", SIZE_MAX);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    assert_in_range(rig_ms() - began, 0, 1000);
+    host_reads(&b, "second..");
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
+/* Nobody had time to look before: the load waits for the passphrase, whatever it takes. */
+static void copied_image_that_comes_with_the_load_is_opened_then(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    file_put("k", "correct horse", 13);
+    program_expect(&r, 0, "create i --key file=k --iter-time 5500");
+    struct host a = host_start("a", "i", "");
+    host_boot(&a);
+    host_define(&a);
+    assert_int_equal(host_write(&a, "first..."), 0);
+    file_put("j", "", 0);
+    struct host b = host_start("b", "j", "--migration incoming,storage=copied");
+    host_give(&a, &parcel);
+    copy_image("i", "j", SIZE_MAX);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    host_reads(&b, "first...");
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
 /* --- what is refused, and when --- */
 
 /* S3.1, S3.3, S3.5, S3.8: no socket was ever there. */
@@ -414,6 +506,9 @@ int main(void)
         IN_DIR(two_images_share_a_migration_key),
         IN_DIR(target_that_gave_up_has_changed_nothing),
         IN_DIR(target_that_was_killed_has_changed_nothing),
+        IN_DIR(target_that_gave_up_waits_again),
+        IN_DIR(copied_image_is_opened_as_soon_as_it_can_be),
+        IN_DIR(copied_image_that_comes_with_the_load_is_opened_then),
         IN_DIR(source_takes_back_as_soon_as_it_can),
         IN_DIR(source_is_fenced_once_the_target_has_run),
         IN_DIR(set_that_was_taken_back_opens_nothing),
