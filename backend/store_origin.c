@@ -4,7 +4,7 @@
 
 #include "src/base/bytes.h"
 
-enum { VERSION = 1, TAIL_BYTES = 32 };
+enum { VERSION = 1, TAIL_BYTES = 16 };
 
 void origin_encode(const struct store_origin *o, uint8_t ret[ORIGIN_BYTES])
 {
@@ -19,6 +19,8 @@ void origin_encode(const struct store_origin *o, uint8_t ret[ORIGIN_BYTES])
     bytes_put_be64(&out, o->from.generation);
     bytes_put_be64(&out, o->from.epoch);
     bytes_put(&out, o->from.mac, sizeof(o->from.mac));
+    bytes_put_be64(&out, o->clock);
+    bytes_put_be64(&out, o->at);
     bytes_put_zero(&out, TAIL_BYTES);
 }
 
@@ -50,6 +52,8 @@ int origin_decode(const uint8_t *p, size_t n, struct store_origin *ret, struct e
     o.from.generation = bytes_be64(&in);
     o.from.epoch = bytes_be64(&in);
     bytes_copy_out(&in, o.from.mac, sizeof(o.from.mac));
+    o.clock = bytes_be64(&in);
+    o.at = bytes_be64(&in);
     const uint8_t *tail = bytes_take(&in, TAIL_BYTES);
     if (!bytes_done(&in))
         return err_set(e, ERR_STATE_CORRUPT,
@@ -58,13 +62,24 @@ int origin_decode(const uint8_t *p, size_t n, struct store_origin *ret, struct e
 
     bool known = version == VERSION && (how == ORIGIN_HANDED_OVER || how == ORIGIN_RESTORED);
     bool sound = used <= 1 && zero == 0 && bytes_all_zero(tail, TAIL_BYTES) && from_agrees(&o);
-    if (!known || !sound || (how == ORIGIN_RESTORED && !used))
+    bool counts = o.clock > 0 && o.at > 0;
+    if (!known || !sound || !counts || (how == ORIGIN_RESTORED && !used))
         return err_set(e, ERR_STATE_CORRUPT,
                        "the note of where this TPM state came from contradicts itself (version %u, "
-                       "how %u, used %u, generation %s): it was not written by this program",
-                       version, how, used, o.from.generation ? "known" : "not known");
+                       "how %u, used %u, generation %s, clock %llu): it was not written by this "
+                       "program",
+                       version, how, used, o.from.generation ? "known" : "not known",
+                       (unsigned long long)o.clock);
     o.how = how;
     o.used = used;
     *ret = o;
     return 0;
+}
+
+uint64_t origin_clock(const struct store_origin *o, uint64_t generation)
+{
+    if (!o)
+        return generation;
+    uint64_t since = generation > o->at ? generation - o->at : 0;
+    return since > UINT64_MAX - o->clock ? UINT64_MAX : o->clock + since;
 }

@@ -106,6 +106,7 @@ static int header_encode(const struct header *h, uint8_t ret[HEADER_MAX], size_t
     der_put_oid(d, "device", device_oid(head->device));
     der_put_u64(d, "generation", head->generation);
     der_put_u64(d, "epoch", head->epoch);
+    der_put_u64(d, "clock", head->clock);
     der_put_bytes(d, "mac", head->mac, sizeof(head->mac));
     der_put_u64(d, "library", head->library);
     der_put_u64(d, "kinds", head->kinds);
@@ -150,6 +151,7 @@ static int header_fields(struct der *d, struct header *ret, struct err *e)
     der_get_oid(d, "device", device);
     head->generation = der_get_u64(d, "generation");
     head->epoch = der_get_u64(d, "epoch");
+    head->clock = der_get_u64(d, "clock");
     der_get_bytes(d, "mac", head->mac, sizeof(head->mac));
     uint64_t library = der_get_u64(d, "library"), kinds = der_get_u64(d, "kinds"),
              kind = der_get_u64(d, "kind");

@@ -31,6 +31,7 @@ struct envelope_head {
     uint8_t lineage[16]; /* of the TPM: instance of the image in which it was made */
     enum device_kind device;
     uint64_t generation, epoch; /* of the newest record of that image */
+    uint64_t clock;             /* of the TPM: see backend/store_origin.h */
     uint8_t mac[SHA256_BYTES];
     uint32_t
         library;    /* version of libtpms that wrote the state: major << 16 | minor << 8 | micro */

@@ -159,17 +159,19 @@ static bool is_our_attempt(const struct custody *c, const struct store *s,
 }
 
 /* Where the state came from stays; that it is in use here, and under which name of its own, is new:
- * so there is always something to commit. */
-static int taken_back_origin(struct custody *c, const struct store *s, uint8_t ret[ORIGIN_BYTES],
-                             struct err *e)
+ * so there is always something to commit. The clock goes on as it did. */
+static int taken_back_origin(struct custody *c, const struct store *s, uint64_t generation,
+                             uint8_t ret[ORIGIN_BYTES], struct err *e)
 {
     struct store_origin o = {.how = ORIGIN_HANDED_OVER};
     size_t n;
     const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
     if (p && origin_decode(p, n, &o, e) < 0)
         return -1;
-    if (!p)
+    if (!p) {
         memcpy(o.lineage, store_facts(s)->instance, sizeof(o.lineage));
+        o.clock = o.at = generation;
+    }
     o.used = true;
     memcpy(o.set, c->tried_set, sizeof(o.set));
     origin_encode(&o, ret);
@@ -192,7 +194,7 @@ static int take_back(struct custody *c, struct store *s, struct err *e)
     if (again)
         return 0;
     if (random_bytes(c->tried_set, sizeof(c->tried_set), e) < 0 ||
-        taken_back_origin(c, s, origin, e) < 0)
+        taken_back_origin(c, s, now.generation + 1, origin, e) < 0)
         return -1;
     c->tried_generation = now.generation + 1;
     change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, origin, sizeof(origin)};

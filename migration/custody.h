@@ -17,9 +17,16 @@
  *   - exported from this very image (shared storage, or a copy of it): the image must hold exactly
  *     the generation the set was exported at. Older: a copy that is not finished, or a rolled back
  *     one; newer: an old set. Both are ERR_STATE_ROLLED_BACK, unless rules.rewind.
- *   - exported from another image: this one holds no TPM yet, or the same TPM (lineage), and not a
- *     state that came from there later. Otherwise ERR_STATE_FOREIGN or ERR_STATE_ROLLED_BACK.
+ *   - exported from another image: this one holds no TPM yet, or the same TPM (lineage) at an
+ *     earlier clock. Otherwise ERR_STATE_FOREIGN, or ERR_STATE_ROLLED_BACK unless rules.rewind.
  *   - plain blobs, and swtpm's: nothing is known about them; they are taken if the rules allow it.
+ *     The clock here goes on by one, and may stay behind that of an image which the TPM left
+ * before: going back there sealed needs rules.rewind then. A set that is stored here already and
+ * was never used may be stored again in any case: whoever stored it has failed.
+ *
+ * The clock (store_origin.h) counts commits. It tells a copy that lagged behind, and whatever was
+ * captured on the way; two that both went on from one state are told apart only by how far they
+ * came: the one that has done less is refused.
  */
 #ifndef NVKEEP_MIGRATION_CUSTODY_H
 #define NVKEEP_MIGRATION_CUSTODY_H

@@ -54,9 +54,19 @@ struct envelope_keys custody_keys(const struct custody *c);
 /* The image's header fields: where it comes from, which state it is. */
 int custody_head(const struct custody *c, const struct store *s, struct envelope_head *ret,
                  struct err *e) MUST_CHECK;
-/* Which TPM a store holds: the instance of the image in which that TPM was made. */
-int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts, uint8_t ret[16],
-                    struct err *e) MUST_CHECK;
+/* Which TPM a store holds, and how far it has come. */
+struct lineage {
+    uint8_t id[16];  /* the instance of the image in which that TPM was made */
+    uint64_t clock;  /* see store_origin.h */
+    uint64_t in_use; /* the clock, but of what was handed over and never used the one before it: the
+                        giver may have taken it back, and hand it over anew */
+};
+/* From its blob of kind BLOB_ORIGIN (NULL: none), and its newest generation. */
+int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts,
+                    uint64_t generation, struct lineage *ret, struct err *e) MUST_CHECK;
+/* May a TPM that comes from another image replace this one: is it the same one, and later? */
+int custody_accepts_other(const struct custody *c, const struct lineage *here,
+                          const struct envelope_head *other, bool rewind, struct err *e) MUST_CHECK;
 /* Does the store hold this very set, as it was handed over, and never used? */
 bool custody_is_unused_set(const struct store *s, const uint8_t set[16]);
 void custody_set_id(const struct set_digest *d, uint8_t ret[16]);

@@ -11,18 +11,25 @@ struct envelope_keys custody_keys(const struct custody *c)
     return (struct envelope_keys){c->image ? image_key(c->image) : NULL, c->rules.migration_key};
 }
 
-int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts, uint8_t ret[16],
-                    struct err *e)
+int custody_lineage(const uint8_t *origin, size_t n, const struct ref_facts *facts,
+                    uint64_t generation, struct lineage *ret, struct err *e)
 {
     struct store_origin o;
-    const uint8_t *from = facts->instance;
-    if (origin) {
-        if (origin_decode(origin, n, &o, e) < 0)
-            return -1;
-        from = o.lineage;
-    }
-    memcpy(ret, from, 16);
+    if (origin && origin_decode(origin, n, &o, e) < 0)
+        return -1;
+    memcpy(ret->id, origin ? o.lineage : facts->instance, sizeof(ret->id));
+    ret->clock = origin_clock(origin ? &o : NULL, generation);
+    ret->in_use = origin && !o.used ? o.clock - 1 : ret->clock;
     return 0;
+}
+
+static int store_lineage(const struct store *s, struct lineage *ret, struct err *e)
+{
+    struct store_mark mark;
+    size_t n = 0;
+    const uint8_t *origin = store_get(s, BLOB_ORIGIN, &n);
+    store_mark(s, &mark);
+    return custody_lineage(origin, n, store_facts(s), mark.generation, ret, e);
 }
 
 int custody_head(const struct custody *c, const struct store *s, struct envelope_head *ret,
@@ -30,16 +37,17 @@ int custody_head(const struct custody *c, const struct store *s, struct envelope
 {
     const struct ref_facts *facts = store_facts(s);
     struct envelope_head h = {.device = facts->device};
+    struct lineage lineage;
     struct store_mark mark;
-    size_t n = 0;
-    const uint8_t *origin = store_get(s, BLOB_ORIGIN, &n);
     h.key = c->rules.migration_key ? ENVELOPE_MIGRATION_KEY : ENVELOPE_IMAGE_KEY;
-    if (custody_lineage(origin, n, facts, h.lineage, e) < 0)
+    if (store_lineage(s, &lineage, e) < 0)
         return -1;
+    memcpy(h.lineage, lineage.id, sizeof(h.lineage));
     memcpy(h.image, facts->instance, sizeof(h.image));
     store_mark(s, &mark);
     h.generation = mark.generation;
     h.epoch = mark.epoch;
+    h.clock = lineage.clock;
     memcpy(h.mac, mark.mac, sizeof(h.mac));
     *ret = h;
     return 0;
@@ -287,36 +295,32 @@ static int accepts_own(const struct custody *c, const struct store_mark *now, st
     return 0;
 }
 
-/* Exported from another image. */
-static int accepts_other(const struct custody *c, const struct store *s, bool rewind, struct err *e)
+int custody_accepts_other(const struct custody *c, const struct lineage *here,
+                          const struct envelope_head *other, bool rewind, struct err *e)
 {
-    uint8_t lineage[16];
-    struct store_origin o;
-    size_t n = 0;
-    if (!store_get(s, BLOB_PERMANENT, &n))
-        return 0;
-    n = 0;
-    const uint8_t *origin = store_get(s, BLOB_ORIGIN, &n);
-    if (custody_lineage(origin, n, store_facts(s), lineage, e) < 0)
-        return -1;
-    if (memcmp(lineage, c->in.lineage, sizeof(lineage)) != 0)
+    if (memcmp(here->id, other->lineage, sizeof(here->id)) != 0)
         return err_set(e, ERR_STATE_FOREIGN,
                        "%s: holds another TPM than the one that is handed over; `nvkeep create "
                        "--incoming` makes an image for a TPM that comes from elsewhere",
                        image_name(c->image));
-    if (rewind || !origin)
+    if (rewind || other->clock > here->in_use)
         return 0;
-    if (origin_decode(origin, n, &o, e) < 0)
-        return -1;
-    if (memcmp(o.image, c->in.image, sizeof(o.image)) == 0 && o.from.generation >= c->in.generation)
-        return err_set(
-            e, ERR_STATE_ROLLED_BACK,
-            "%s: came from generation %llu of the other image, and generation %llu of it "
-            "is handed over now; to restore an older state on purpose, add `rewind` to "
-            "--migration",
-            image_name(c->image), (unsigned long long)o.from.generation,
-            (unsigned long long)c->in.generation);
-    return 0;
+    return err_set(e, ERR_STATE_ROLLED_BACK,
+                   "%s: has this TPM at clock %llu, and the one that is handed over is not later: "
+                   "it is at clock %llu; to restore an older state on purpose, add `rewind` to "
+                   "--migration",
+                   image_name(c->image), (unsigned long long)here->in_use,
+                   (unsigned long long)other->clock);
+}
+
+/* Exported from another image. */
+static int accepts_other(const struct custody *c, const struct store *s, bool rewind, struct err *e)
+{
+    struct lineage here;
+    size_t n;
+    if (!store_get(s, BLOB_PERMANENT, &n))
+        return 0;
+    return store_lineage(s, &here, e) < 0 ? -1 : custody_accepts_other(c, &here, &c->in, rewind, e);
 }
 
 int custody_accepts_set(const struct custody *c, const struct store *s, bool rewind, struct err *e)
@@ -339,22 +343,33 @@ int custody_accepts_set(const struct custody *c, const struct store *s, bool rew
     return rewind ? 0 : accepts_own(c, &now, e);
 }
 
+/* Behind what is replaced and behind what was handed in. */
+static uint64_t next_clock(uint64_t here, uint64_t in)
+{
+    uint64_t newest = here > in ? here : in;
+    return newest < UINT64_MAX ? newest + 1 : newest;
+}
+
 void custody_set_origin(const struct custody *c, const struct store *s, bool used,
                         uint8_t ret[ORIGIN_BYTES])
 {
     struct store_origin o = {.how = used ? ORIGIN_RESTORED : ORIGIN_HANDED_OVER, .used = used};
+    struct lineage here;
+    struct store_mark now;
     struct err ignored;
-    size_t n = 0;
-    const uint8_t *before = store_get(s, BLOB_ORIGIN, &n);
+    store_mark(s, &now);
+    /* Where the note here cannot be read, what is handed in begins anew. */
+    if (store_lineage(s, &here, &ignored) < 0)
+        (void)!custody_lineage(NULL, 0, store_facts(s), now.generation, &here, &ignored);
+    memcpy(o.lineage, c->sealed ? c->in.lineage : here.id, sizeof(o.lineage));
+    o.clock = next_clock(here.in_use, c->sealed ? c->in.clock : 0);
+    o.at = now.generation + 1;
     if (c->sealed) {
-        memcpy(o.lineage, c->in.lineage, sizeof(o.lineage));
         memcpy(o.set, c->in.set, sizeof(o.set));
         memcpy(o.image, c->in.image, sizeof(o.image));
         o.from = (struct store_mark){.generation = c->in.generation, .epoch = c->in.epoch};
         memcpy(o.from.mac, c->in.mac, sizeof(o.from.mac));
     } else {
-        if (custody_lineage(before, n, store_facts(s), o.lineage, &ignored) < 0)
-            memcpy(o.lineage, store_facts(s)->instance, sizeof(o.lineage));
         custody_set_id(&c->in_digest, o.set);
     }
     origin_encode(&o, ret);

@@ -131,21 +131,19 @@ static int check_same_image(const struct envelope_head *offer, const struct stor
     return 0;
 }
 
-static int check_other_image(const struct envelope_head *offer, const struct store_look *look,
-                             struct err *e)
+static int check_other_image(const struct custody *c, const struct envelope_head *offer,
+                             const struct store_look *look, struct err *e)
 {
-    uint8_t lineage[16];
+    struct store_mark mark;
+    struct lineage here;
     size_t n = 0;
     if (!store_look_get(look, BLOB_PERMANENT, &n))
         return 0;
     const uint8_t *origin = store_look_get(look, BLOB_ORIGIN, &n);
-    if (custody_lineage(origin, n, store_look_facts(look), lineage, e) < 0)
+    store_look_mark(look, &mark);
+    if (custody_lineage(origin, n, store_look_facts(look), mark.generation, &here, e) < 0)
         return -1;
-    if (memcmp(lineage, offer->lineage, sizeof(lineage)) != 0)
-        return err_set(e, ERR_STATE_FOREIGN,
-                       "the image holds another TPM than the one that is offered; `nvkeep create "
-                       "--incoming` makes an image for a TPM that comes from elsewhere");
-    return 0;
+    return custody_accepts_other(c, &here, offer, c->rules.rewind, e);
 }
 
 int custody_ready(struct custody *c, const char *offer, const struct store_look *look,
@@ -166,7 +164,7 @@ int custody_ready(struct custody *c, const char *offer, const struct store_look 
     bool same = memcmp(head.image, facts->instance, sizeof(head.image)) == 0;
     if (head.device != facts->device)
         return err_set(e, ERR_STATE_FOREIGN, "the image is for another kind of TPM");
-    if ((same ? check_same_image(&head, look, e) : check_other_image(&head, look, e)) < 0)
+    if ((same ? check_same_image(&head, look, e) : check_other_image(c, &head, look, e)) < 0)
         return -1;
     store_look_stats(look, &stats);
     if (wanted > stats.checkpoint_bytes)

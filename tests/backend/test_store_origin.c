@@ -10,10 +10,14 @@
 #include "backend/store_origin.h"
 
 enum { AT_HOW = 1, AT_USED = 2, AT_IMAGE = 36, AT_GENERATION = 52, AT_EPOCH = 60, AT_MAC = 68 };
+enum { AT_CLOCK = 100, AT_AT = 108, AT_TAIL = 116 };
 
 static struct store_origin example(void)
 {
-    struct store_origin o = {.how = ORIGIN_HANDED_OVER, .from = {.generation = 0x1122, .epoch = 7}};
+    struct store_origin o = {.how = ORIGIN_HANDED_OVER,
+                             .from = {.generation = 0x1122, .epoch = 7},
+                             .clock = 0x3344,
+                             .at = 0x55};
     memset(o.lineage, 0xa1, sizeof(o.lineage));
     memset(o.set, 0xb2, sizeof(o.set));
     memset(o.image, 0xc3, sizeof(o.image));
@@ -29,6 +33,7 @@ static void assert_same(const struct store_origin *a, const struct store_origin 
     assert_memory_equal(a->set, b->set, 16);
     assert_memory_equal(a->image, b->image, 16);
     assert_true(store_mark_equal(&a->from, &b->from));
+    assert_true(a->clock == b->clock && a->at == b->at);
 }
 
 static void round_trip(const struct store_origin *o)
@@ -70,6 +75,9 @@ static void written_origin_has_the_documented_layout(void **state)
     want[AT_GENERATION + 7] = 0x22;
     want[AT_EPOCH + 7] = 7;
     memset(want + AT_MAC, 0xd4, 32);
+    want[AT_CLOCK + 6] = 0x33;
+    want[AT_CLOCK + 7] = 0x44;
+    want[AT_AT + 7] = 0x55;
     origin_encode(&o, bytes);
     assert_memory_equal(bytes, want, sizeof(want));
 }
@@ -102,7 +110,9 @@ static void contradictions_are_refused(void **state)
         {AT_IMAGE, 16, 0},     /* a generation of no image */
         {AT_GENERATION, 8, 0}, /* an epoch of no generation */
         {AT_EPOCH, 8, 0},
-        {100, 1, 1},
+        {AT_CLOCK, 8, 0},
+        {AT_AT, 8, 0},
+        {AT_TAIL, 1, 1},
         {131, 1, 1},
     };
     (void)state;
@@ -139,6 +149,26 @@ static void another_version_is_not_damage(void **state)
     refused(bytes, 40, ERR_UNSUPPORTED, "version 2");
 }
 
+static void a_tpm_that_never_moved_counts_by_its_generation(void **state)
+{
+    (void)state;
+    assert_true(origin_clock(NULL, 1) == 1);
+    assert_true(origin_clock(NULL, UINT64_MAX) == UINT64_MAX);
+}
+
+static void the_clock_goes_on_with_the_commits_since_the_origin(void **state)
+{
+    struct store_origin o = example();
+    (void)state;
+    assert_true(origin_clock(&o, 0x55) == 0x3344);
+    assert_true(origin_clock(&o, 0x56) == 0x3345);
+    assert_true(origin_clock(&o, 0x54) == 0x3344); /* there is no such store; it does not wrap */
+    o.clock = UINT64_MAX - 1;
+    assert_true(origin_clock(&o, 0x56) == UINT64_MAX);
+    assert_true(origin_clock(&o, 0x57) == UINT64_MAX);
+    assert_true(origin_clock(&o, UINT64_MAX) == UINT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +177,8 @@ int main(void)
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(nothing_but_the_whole_length_is_taken),
         cmocka_unit_test(another_version_is_not_damage),
+        cmocka_unit_test(a_tpm_that_never_moved_counts_by_its_generation),
+        cmocka_unit_test(the_clock_goes_on_with_the_commits_since_the_origin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,8 +12,11 @@ enum { ORIGIN = BLOB_ORIGIN - 1 };
 
 static void put_origin(struct model *m, bool used)
 {
-    struct store_origin o = {
-        .how = ORIGIN_HANDED_OVER, .used = used, .from = {.generation = 7, .epoch = 2}};
+    struct store_origin o = {.how = ORIGIN_HANDED_OVER,
+                             .used = used,
+                             .from = {.generation = 7, .epoch = 2},
+                             .clock = 8,
+                             .at = 2};
     if (m->blob[ORIGIN].present)
         memcpy(o.set, m->blob[ORIGIN].bytes + 20, sizeof(o.set));
     else

@@ -15,6 +15,7 @@ static inline struct envelope_head known_head(enum envelope_use use, enum envelo
         .device = DEVICE_TPM20,
         .generation = 0x1234567890,
         .epoch = 7,
+        .clock = 0x987654,
         .library = 0x000902,
         .kinds = 3,
         .kind = use == ENVELOPE_STATE ? 1 : 0,
@@ -33,10 +34,10 @@ static inline struct envelope_head known_head(enum envelope_use use, enum envelo
 static inline bool same_head(const struct envelope_head *a, const struct envelope_head *b)
 {
     return a->use == b->use && a->key == b->key && a->device == b->device &&
-           a->generation == b->generation && a->epoch == b->epoch && a->library == b->library &&
-           a->kinds == b->kinds && a->kind == b->kind && !memcmp(a->set, b->set, 16) &&
-           !memcmp(a->image, b->image, 16) && !memcmp(a->lineage, b->lineage, 16) &&
-           !memcmp(a->mac, b->mac, SHA256_BYTES);
+           a->generation == b->generation && a->epoch == b->epoch && a->clock == b->clock &&
+           a->library == b->library && a->kinds == b->kinds && a->kind == b->kind &&
+           !memcmp(a->set, b->set, 16) && !memcmp(a->image, b->image, 16) &&
+           !memcmp(a->lineage, b->lineage, 16) && !memcmp(a->mac, b->mac, SHA256_BYTES);
 }
 
 /* Bytes first, first + 1, .. */

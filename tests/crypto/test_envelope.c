@@ -62,7 +62,7 @@ static void the_widest_header_fits(void **state)
     size_t n = 0, len;
     struct err e;
     (void)state;
-    h.generation = h.epoch = UINT64_MAX;
+    h.generation = h.epoch = h.clock = UINT64_MAX;
     h.library = UINT32_MAX;
     h.kinds = 7;
     h.kind = 3;

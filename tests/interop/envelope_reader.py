@@ -15,7 +15,7 @@ from second_reader import Aes
 OIDS = {"2.16.840.1.101.3.4.1.46": "aes256-GCM", "2.23.133.1.0": "TPM 1.2",
         "2.23.133.1.2": "TPM 2.0"}
 FIELDS = ["version", "use", "key", "keyId", "salt", "algorithm", "set", "image", "lineage",
-          "device", "generation", "epoch", "mac", "library", "kinds", "kind"]
+          "device", "generation", "epoch", "clock", "mac", "library", "kinds", "kind"]
 SIZES = {"keyId": 16, "salt": 32, "set": 16, "image": 16, "lineage": 16, "mac": 32}
 USES, KEYS = {1: "state", 2: "offer", 3: "ready"}, {1: "image", 2: "migration"}
 
@@ -171,7 +171,7 @@ def vector():
     return seal_envelope({
         "use": 1, "key": 1, "salt": run(0x40, 32), "set": run(0x10, 16), "image": run(0x20, 16),
         "lineage": run(0x30, 16), "device": "2.23.133.1.2", "generation": 0x1234567890,
-        "epoch": 7, "mac": run(0xA0, 32), "library": 0x000902, "kinds": 3, "kind": 1},
+        "epoch": 7, "clock": 0x987654, "mac": run(0xA0, 32), "library": 0x000902, "kinds": 3, "kind": 1},
         run(0, 64), b"0123456789abcdef")
 
 

@@ -288,8 +288,9 @@ class Origin:
         self.lineage, self.set, self.image = raw[4:20], raw[20:36], raw[36:52]
         self.generation, self.epoch = struct.unpack(">QQ", raw[52:68])
         self.mac = raw[68:100]
-        if version != 1 or self.how not in (1, 2) or self.used > 1 or zero or any(raw[100:]) or \
-                self.how == 2 and not self.used:
+        self.clock, self.at = struct.unpack(">QQ", raw[100:116])
+        if version != 1 or self.how not in (1, 2) or self.used > 1 or zero or any(raw[116:]) or \
+                self.how == 2 and not self.used or not self.clock or not self.at:
             raise Damage("the origin's fields")
         if not self.generation and (self.epoch or any(self.mac)):
             raise Damage("an origin without a generation")
@@ -297,7 +298,7 @@ class Origin:
     def facts(self):
         return {"how": self.how, "used": self.used, "lineage": self.lineage.hex(),
                 "set": self.set.hex(), "image": self.image.hex(), "generation": self.generation,
-                "epoch": self.epoch, "mac": self.mac.hex()}
+                "epoch": self.epoch, "mac": self.mac.hex(), "clock": self.clock, "at": self.at}
 
 
 class Store:

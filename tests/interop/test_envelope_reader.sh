@@ -60,7 +60,7 @@ if command -v openssl >/dev/null; then
     tree=$(openssl asn1parse -inform DER -in "$corpus/state_image_key" |
         sed -E 's/.*(d=[0-9]).*(prim|cons): *([A-Z ]*[A-Z]).*/\1 \3/' | tr '\n' ',')
     i='d=2 INTEGER,' o='d=2 OCTET STRING,' a='d=2 OBJECT,'
-    wanted="d=0 SEQUENCE,d=1 SEQUENCE,$i$i$i$o$o$a$o$o$o$a$i$i$o$i$i${i}d=1 OCTET STRING,"
+    wanted="d=0 SEQUENCE,d=1 SEQUENCE,$i$i$i$o$o$a$o$o$o$a$i$i$i$o$i$i${i}d=1 OCTET STRING,"
     [ "$tree" = "$wanted" ] || fail "openssl found $tree"
     openssl asn1parse -inform DER -in "$corpus/state_image_key" | grep -qi 'aes-256-gcm' ||
         fail "openssl does not know the cipher"

@@ -59,8 +59,9 @@ static int print_origin(const struct store *s, struct err *e)
     print_field("set", o.set, sizeof(o.set));
     print_field("image", o.image, sizeof(o.image));
     print_field("mac", o.from.mac, sizeof(o.from.mac));
-    printf("\"how\": %d, \"used\": %d, \"generation\": %" PRIu64 ", \"epoch\": %" PRIu64 "}, ",
-           (int)o.how, o.used, o.from.generation, o.from.epoch);
+    printf("\"how\": %d, \"used\": %d, \"generation\": %" PRIu64 ", \"epoch\": %" PRIu64
+           ", \"clock\": %" PRIu64 ", \"at\": %" PRIu64 "}, ",
+           (int)o.how, o.used, o.from.generation, o.from.epoch, o.clock, o.at);
     return 0;
 }
 
@@ -103,7 +104,9 @@ static struct state_change next_origin(size_t n[N_BLOBS])
     struct state_change c = {0};
     struct store_origin o = {.how = ORIGIN_HANDED_OVER,
                              .used = draw(2),
-                             .from = {.generation = 1 + draw(9), .epoch = 1 + draw(9)}};
+                             .from = {.generation = 1 + draw(9), .epoch = 1 + draw(9)},
+                             .clock = 1 + draw(99),
+                             .at = 1 + draw(9)};
     for (size_t k = 0; k < 16; k++)
         o.lineage[k] = o.set[k] = o.image[k] = (uint8_t)(1 + draw(255));
     memset(o.from.mac, (int)draw(256), sizeof(o.from.mac));
