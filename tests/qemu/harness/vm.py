@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import socket
 
 from .admin import Admin
@@ -145,7 +146,9 @@ class Vm:
         return self.wait_ready()
 
     def cut_power(self, daemon_first=False):
-        """Both at once, as when the host loses power; nobody says goodbye to anybody."""
+        """Both at once, as when the host loses power; nobody says goodbye to anybody. A daemon that was
+        still running when its emulator died would shut the TPM down in order: it stands still first."""
+        self.daemon.signal(signal.SIGSTOP)
         for process in (self.daemon, self.qemu) if daemon_first else (self.qemu, self.daemon):
             process.kill()
         self.daemon.wait()
