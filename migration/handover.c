@@ -177,13 +177,40 @@ const struct handover_table handover_table = {.rule = {
         [HO_INIT_LOAD]    = YES(TAKE_BACK_START, RUNNING, RELEASED_OFF),
         [HO_STOP]         = STAY(RELEASED_OFF),
         [HO_COMMAND]      = STAY(RELEASED_OFF),
-        STAGING(AWAY),
+        STAGING(RELEASED),
         NO_EXPORT(RELEASED_OFF),
         NOTHING_SENT(RELEASED_OFF),
         [HO_LOCK_STORAGE] = NO(RELEASED_OFF),
         [HO_HANGUP]       = STAY(AWAY),
         [HO_FENCE]        = STAY(FENCED),
         [HO_END]          = STAY(AWAY),
+    },
+    /* What it is handed, it may start; without that it is where it was. */
+    [HO_RELEASED_PART] = {
+        [HO_INIT]         = NO(RELEASED_PART),
+        [HO_INIT_LOAD]    = NO(RELEASED_PART),
+        [HO_STOP]         = YES(DROP_SET, RELEASED_OFF, RELEASED_OFF),
+        [HO_COMMAND]      = STAY(RELEASED_PART),
+        STAGING(RELEASED),
+        NO_EXPORT(RELEASED_PART),
+        NOTHING_SENT(RELEASED_PART),
+        [HO_LOCK_STORAGE] = NO(RELEASED_PART),
+        [HO_HANGUP]       = YES(DROP_SET, AWAY, AWAY),
+        [HO_FENCE]        = YES(DROP_SET, FENCED, FENCED),
+        [HO_END]          = YES(DROP_SET, AWAY, AWAY),
+    },
+    [HO_RELEASED_SET] = {
+        [HO_INIT]         = YES(TAKE_OVER, LOADED, RELEASED_SET),
+        [HO_INIT_LOAD]    = YES(TAKE_OVER, LOADED, RELEASED_SET),
+        [HO_STOP]         = YES(DROP_SET, RELEASED_OFF, RELEASED_OFF),
+        [HO_COMMAND]      = STAY(RELEASED_SET),
+        STAGING(RELEASED),
+        NO_EXPORT(RELEASED_SET),
+        NOTHING_SENT(RELEASED_SET),
+        [HO_LOCK_STORAGE] = NO(RELEASED_SET),
+        [HO_HANGUP]       = YES(DROP_SET, AWAY, AWAY),
+        [HO_FENCE]        = YES(DROP_SET, FENCED, FENCED),
+        [HO_END]          = YES(DROP_SET, AWAY, AWAY),
     },
     [HO_AWAY] = {
         [HO_INIT]         = YES(CLAIM_START, RUNNING, AWAY),
@@ -250,8 +277,9 @@ bool handover_is_claimed(enum handover_state s)
 const char *handover_state_name(enum handover_state s)
 {
     static const char *const names[HO_N_STATES] = {
-        "IDLE",     "IDLE_PART",  "IDLE_SET",     "RUNNING", "LOADED",    "EXPORTING", "EXPORTED",
-        "RELEASED", "RECLAIMING", "RELEASED_OFF", "AWAY",    "AWAY_PART", "AWAY_SET",  "FENCED",
+        "IDLE",     "IDLE_PART", "IDLE_SET",   "RUNNING",      "LOADED",        "EXPORTING",
+        "EXPORTED", "RELEASED",  "RECLAIMING", "RELEASED_OFF", "RELEASED_PART", "RELEASED_SET",
+        "AWAY",     "AWAY_PART", "AWAY_SET",   "FENCED",
     };
     return names[s];
 }

@@ -11,16 +11,16 @@
  *    |               |  +-- COMMAND, LOCK_STORAGE -- RECLAIMING <-- LOCK_STORAGE: still held --+
  *    |            used: first COMMAND
  *    |               |                                                 STOP, hang-up
- *    |            LOADED <--INIT: claim, verify, take over-- AWAY_SET <--blobs-- AWAY <--
- * (incoming) |               +----- hang-up, STOP, end: let go, nothing was done -----------^
+ *    |            LOADED <--INIT: claim, verify, take over-- AWAY_SET <--blobs-- AWAY
+ *    |               +----- hang-up, end: let go, nothing was done ----------------^
  *    +--blobs--> IDLE_PART, IDLE_SET --INIT: one commit--> RUNNING
  *
  *   RELEASED, RECLAIMING, LOADED -- STOP --> RELEASED_OFF -- INIT: nobody else ran --> RUNNING
  *   any of these -- another owner's epoch was found --> FENCED -- hang-up --> AWAY
  *
  * claimed:      IDLE*, RUNNING, LOADED, EXPORTING, EXPORTED
- * not claimed:  RELEASED, RECLAIMING (the TPM is frozen in memory); RELEASED_OFF, AWAY*, FENCED (it
- *               is off)
+ * not claimed:  RELEASED, RECLAIMING (the TPM is frozen in memory); RELEASED_OFF, _PART, _SET,
+ *               AWAY*, FENCED (it is off)
  *
  * *_PART: something was handed in that is not a whole set, or was refused; *_SET: a whole one.
  * LOADED: the state was handed over to us and stored, and no command was executed yet. Until then
@@ -43,6 +43,8 @@ enum handover_state {
     HO_RELEASED,
     HO_RECLAIMING,
     HO_RELEASED_OFF,
+    HO_RELEASED_PART,
+    HO_RELEASED_SET,
     HO_AWAY,
     HO_AWAY_PART,
     HO_AWAY_SET,

@@ -170,6 +170,15 @@ static int inspect(const char *image, struct qcow_facts *ret, struct err *e)
     return qcow_inspect(b, ret, e);
 }
 
+int cli_key_missing(const char *image, struct err *e)
+{
+    char name[200];
+    return err_set(e, ERR_KEY_MISSING,
+                   "%s is encrypted and no key was given; name its source with --key file=PATH, "
+                   "pwdfile=PATH, fd=N, pwdfd=N, credential=NAME or prompt",
+                   err_quote(name, sizeof(name), image, strlen(image)));
+}
+
 int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size_t *ret_bytes,
             struct err *e)
 {
@@ -193,8 +202,5 @@ int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size
     }
     if (kind == KEY_SOURCE_PROMPT || (may_ask && key_can_prompt()))
         return key_prompt(args->image, ret, ret_bytes, e);
-    return err_set(e, ERR_KEY_MISSING,
-                   "%s is encrypted and no key was given; name its source with --key file=PATH, "
-                   "pwdfile=PATH, fd=N, pwdfd=N, credential=NAME or prompt",
-                   err_quote(name, sizeof(name), args->image, strlen(args->image)));
+    return cli_key_missing(args->image, e);
 }

@@ -68,6 +68,7 @@ void cli_help_words(FILE *to, const struct cli_command *c);
 /* The key for a command on an existing image: from --key, or asked where `may_ask` and a person is
  * there. Before it is asked for, or said to be missing, the image is looked at: what cannot be
  * opened anyway is refused as such. ERR_KEY_MISSING. */
+int cli_key_missing(const char *image, struct err *e); /* returns -1 */
 int cli_key(const struct cli_args *args, bool may_ask, struct secret **ret, size_t *ret_bytes,
             struct err *e) MUST_CHECK;
 

@@ -185,7 +185,12 @@ static int read_keys(const struct cli_args *a, struct plan *p, struct err *e)
         migration_key_source_read(&p->migration_key, &p->o.migration_key, e) < 0)
         return -1;
     p->o.rules.migration_key = p->o.migration_key;
-    return p->o.key_from_admin ? 0 : cli_key(a, false, &p->o.pass, &p->o.pass_bytes, e);
+    if (p->o.key_from_admin)
+        return 0;
+    /* What is there by now says nothing. */
+    if (p->o.copied && a->key.kind == KEY_SOURCE_NONE)
+        return cli_key_missing(p->o.image, e);
+    return cli_key(a, false, &p->o.pass, &p->o.pass_bytes, e);
 }
 
 /* In the process that stays. serve() sends its own verdict; what fails before it is ours to send.

@@ -14,8 +14,10 @@ struct ctrl_server {
     const struct log *log;
     struct ctrl_client *client[CTRL_CLIENTS_MAX]; /* NULL: free */
     struct ctrl_job *job[CTRL_CLIENTS_MAX];       /* of that client, with the worker */
-    int64_t serving_since;                        /* -1: the image is being verified */
-    int64_t accept_again;                         /* out of descriptors until then; -1: no */
+    uint64_t serial[CTRL_CLIENTS_MAX];            /* of that client; none has the same */
+    uint64_t last_serial;
+    int64_t serving_since; /* -1: the image is being verified */
+    int64_t accept_again;  /* out of descriptors until then; -1: no */
     bool stopped, shut_down, lost, gave_data;
 };
 
@@ -92,6 +94,7 @@ int ctrl_server_add(struct ctrl_server *s, int *fd, struct err *e)
                        CTRL_CLIENTS_MAX);
     if (s->client[i])
         drop(s, i);
+    s->serial[i] = ++s->last_serial;
     return ctrl_client_new(fd, &s->client[i], e);
 }
 
@@ -160,6 +163,7 @@ static void run_client(struct ctrl_server *s, size_t i, short revents)
         revents = 0;
         if (answer_at_once(s, c, job))
             continue;
+        job->from = s->serial[i];
         s->job[i] = job;
         worker_submit(s->worker, job);
         return;

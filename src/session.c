@@ -234,7 +234,8 @@ static uint32_t set_locality(struct session *s, struct ctrl_job *job)
 static uint32_t power_on(struct session *s, struct ctrl_job *job)
 {
     struct err e = {0};
-    bool load = custody_state(s->custody) == HO_AWAY_SET;
+    bool load =
+        custody_state(s->custody) == HO_AWAY_SET || custody_state(s->custody) == HO_RELEASED_SET;
     if (s->refused.kind != ERR_NONE) {
         e = s->refused;
         return session_refuse(s, "INIT", &e);

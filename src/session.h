@@ -57,6 +57,7 @@ struct session_event {
 struct ctrl_job {
     struct ctrl_request req;
     struct admin_call *admin; /* not NULL: this, and no control command; freed with the job */
+    uint64_t from;            /* the connection that it came by; 0: not known */
     bool is_last;             /* its reply completes a set: say so by worker_sent() */
     uint8_t *data;            /* HASH_DATA: the owner of req.data */
     struct secret *blob;      /* SET_STATEBLOB: req.bytes of it */
@@ -118,6 +119,8 @@ bool session_answer_at_once(enum device_kind kind, bool is_on, struct ctrl_job *
 
 /* The reply of a job with is_last was written, or never will be. */
 void session_sent(struct session *s, bool sent);
+/* A data connection came along with a control connection: it is the emulator's. */
+void session_note_emulator(struct session *s, uint64_t from);
 /* The emulator's data connection was lost. */
 void session_hangup(struct session *s);
 void session_admin(struct session *s, struct admin_call *call);

@@ -299,10 +299,16 @@ void session_sent(struct session *s, bool sent)
         log_err(s->o.log, &e);
 }
 
+void session_note_emulator(struct session *s, uint64_t from)
+{
+    s->emulator = from;
+}
+
 void session_hangup(struct session *s)
 {
     struct err e;
     s->probed = false;
+    s->emulator = 0;
     if (session_step(s, HO_HANGUP, false, &e) < 0)
         log_err(s->o.log, &e);
 }

@@ -28,7 +28,8 @@ struct session {
     struct secret *out[N_TPM_BLOBS];
     size_t n_out[N_TPM_BLOBS];
     bool out_encrypted;
-    unsigned asked; /* bit (kind - 1) */
+    uint64_t emulator; /* whose data connection it is (ctrl_job.from); 0: nobody's we know */
+    unsigned asked;    /* bit (kind - 1) */
 
     /* What is known of the image, for query-status; while it is not claimed: as it was last seen.
      */

@@ -58,6 +58,13 @@ uint32_t session_get_state(struct session *s, struct ctrl_job *job)
         return CTRL_BAD_ORDINAL;
     if (!is_blob_kind(job->req.kind))
         return CTRL_FAIL;
+    /* To ask is to take it away: a stranger's question would leave the guest without its TPM. */
+    if (s->emulator != 0 && job->from != s->emulator) {
+        (void)!err_set(&e, ERR_LOCKED,
+                       "the state was asked for by another client than the emulator that is "
+                       "connected; only that one may take it away");
+        return session_refuse(s, "GET_STATEBLOB", &e);
+    }
     size_t i = job->req.kind - BLOB_PERMANENT;
     unsigned bit = 1u << i;
     /* Asked for the same again: that is another export, of another instant. */
@@ -210,6 +217,8 @@ static int abort_all(struct session *s, struct err *e)
     switch (custody_state(s->custody)) {
     case HO_IDLE_PART:
     case HO_IDLE_SET:
+    case HO_RELEASED_PART:
+    case HO_RELEASED_SET:
     case HO_AWAY_PART:
     case HO_AWAY_SET:
         return session_step(s, HO_STOP, false, e);

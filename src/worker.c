@@ -162,6 +162,13 @@ static void end_session(struct worker *w)
     atomic_store(&w->is_on, false);
 }
 
+static void adopt_data(struct worker *w, struct ctrl_job *job)
+{
+    job->reply.result = data_channel_adopt(w->data, &job->fd);
+    if (job->reply.result == CTRL_OK)
+        session_note_emulator(w->session, job->from);
+}
+
 static void serve_job(struct worker *w, struct ctrl_job *job)
 {
     if (job->admin) {
@@ -172,7 +179,7 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
     session_control(w->session, job);
     atomic_store(&w->opening, false);
     if (job->req.code == CTRL_SET_DATAFD)
-        job->reply.result = data_channel_adopt(w->data, &job->fd);
+        adopt_data(w, job);
     atomic_store(&w->is_on, session_is_on(w->session));
     /* The claim is free before the client hears of it. */
     if (job->req.code == CTRL_SHUTDOWN)

@@ -34,7 +34,8 @@ static bool is_frozen(enum handover_state s)
 
 static bool holds_a_set(enum handover_state s)
 {
-    return s == HO_IDLE_PART || s == HO_IDLE_SET || s == HO_AWAY_PART || s == HO_AWAY_SET;
+    return s == HO_IDLE_PART || s == HO_IDLE_SET || s == HO_RELEASED_PART || s == HO_RELEASED_SET ||
+           s == HO_AWAY_PART || s == HO_AWAY_SET;
 }
 
 static bool is_staging(enum handover_event v)

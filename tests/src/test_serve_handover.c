@@ -362,6 +362,53 @@ static void what_can_be_known_is_refused_before_an_emulator_can_connect(void **s
     assert_int_equal(host_end(&a), 0);
 }
 
+/* S3.8: whatever is there already of a copy, it needs a key. */
+static void copied_image_needs_its_key_from_the_start(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    file_put("j", "", 0);
+    program_expect(&r, 10, "serve j --ctrl type=unixio,path=s --migration incoming,storage=copied");
+    assert_non_null(strstr(r.err, "KEY_MISSING"));
+}
+
+/* To ask for the state is to take it away. */
+static void only_the_emulator_may_take_the_state_away(void **state)
+{
+    (void)state;
+    struct host a = running("");
+    struct host b = host_start("b", "i", INCOMING);
+    struct host stranger = a;
+    stranger.ctrl = rig_connect("a");
+    assert_int_not_equal(host_get(&stranger, 1, &older), 0);
+    data_works(a.data);
+    host_give(&a, &parcel);
+    assert_int_not_equal(host_get(&stranger, 1, &older), 0);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    host_reads(&b, "before..");
+    close(stranger.ctrl);
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
+/* Whom the claim was refused cannot forget that by handing in something and taking it back. */
+static void old_owner_does_not_start_by_a_detour(void **state)
+{
+    (void)state;
+    struct host a = running("");
+    struct host b = host_start("b", "i", INCOMING);
+    host_give(&a, &parcel);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    assert_int_equal(host_write(&b, "moved..."), 0);
+    assert_int_equal(host_end(&b), 0);
+    assert_int_equal(ctrl_simple(a.ctrl, CTRL_STOP), 0);
+    assert_int_equal(host_set(&a, 1, &parcel), 0);
+    assert_int_equal(ctrl_simple(a.ctrl, CTRL_STOP), 0);
+    assert_int_not_equal(ctrl_init(a.ctrl, 0), 0);
+    assert_int_not_equal(host_take(&a, &parcel), 0);
+    assert_int_equal(host_end(&a), 0);
+}
+
 static void set_of_another_tpm_is_refused(void **state)
 {
     (void)state;
@@ -514,6 +561,9 @@ int main(void)
         IN_DIR(set_that_was_taken_back_opens_nothing),
         IN_DIR(state_can_be_asked_for_again),
         IN_DIR(what_can_be_known_is_refused_before_an_emulator_can_connect),
+        IN_DIR(copied_image_needs_its_key_from_the_start),
+        IN_DIR(only_the_emulator_may_take_the_state_away),
+        IN_DIR(old_owner_does_not_start_by_a_detour),
         IN_DIR(set_of_another_tpm_is_refused),
         IN_DIR(set_that_is_not_whole_starts_nothing),
         IN_DIR(half_a_set_is_gone_with_its_emulator),
