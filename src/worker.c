@@ -14,6 +14,8 @@
 enum { STALE_MS = 500 };
 /* Between two looks for an image that is being copied. */
 enum { LOOK_MS = 300 };
+/* While a passphrase is being stretched, that is heard of more often. */
+enum { OPENING_MS = 1000 };
 
 struct queue {
     struct ctrl_job *first, **end;
@@ -47,7 +49,7 @@ struct worker {
     _Atomic bool end;
     _Atomic bool is_on;
     _Atomic bool stretching; /* the passphrase; never reset */
-    _Atomic bool opening;    /* the same, while serving */
+    _Atomic int64_t opening; /* the same, while serving: when that was seen last; 0: never */
     _Atomic bool busy;       /* a TPM command is running */
     _Atomic bool data_lost;
     _Atomic int sent; /* of a reply that completes a set: what the worker has not seen yet */
@@ -100,7 +102,7 @@ static bool may_go_on(void *ctx, uint64_t done, uint64_t total)
     if (!atomic_exchange(&w->stretching, true))
         ring(w->news_fd);
     if (w->session)
-        atomic_store(&w->opening, true);
+        atomic_store(&w->opening, now_ms());
     return !atomic_load(&w->end);
 }
 
@@ -173,11 +175,9 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
 {
     if (job->admin) {
         session_admin(w->session, job->admin);
-        atomic_store(&w->opening, false);
         return;
     }
     session_control(w->session, job);
-    atomic_store(&w->opening, false);
     if (job->req.code == CTRL_SET_DATAFD)
         adopt_data(w, job);
     atomic_store(&w->is_on, session_is_on(w->session));
@@ -252,7 +252,6 @@ static void look_for_image(struct worker *w)
     if (now_ms() < w->look_at)
         return;
     session_look_for_image(w->session);
-    atomic_store(&w->opening, false);
     w->look_at = now_ms() + LOOK_MS;
 }
 
@@ -371,7 +370,8 @@ bool worker_is_stretching(struct worker *w)
 
 bool worker_is_opening(struct worker *w)
 {
-    return atomic_load(&w->opening);
+    int64_t seen = atomic_load(&w->opening);
+    return seen > 0 && now_ms() - seen < OPENING_MS;
 }
 
 bool worker_is_on(struct worker *w)
