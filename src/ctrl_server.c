@@ -6,7 +6,7 @@
 #include "src/clock.h"
 #include "src/ctrl_client.h"
 
-enum { ACCEPT_PAUSE_MS = 50, LOG_COMMANDS = 5 };
+enum { ACCEPT_PAUSE_MS = 50, LOG_COMMANDS = 5, OPENING_CHECK_MS = 1000 };
 
 struct ctrl_server {
     struct worker *worker;
@@ -196,8 +196,10 @@ static int64_t job_limit(struct ctrl_server *s, size_t i)
 {
     struct err ignored;
     const struct ctrl_job *job = s->job[i];
-    if (!job || worker_phase(s->worker, &ignored) != WORKER_SERVING || worker_is_opening(s->worker))
+    if (!job || worker_phase(s->worker, &ignored) != WORKER_SERVING)
         return -1;
+    if (worker_is_opening(s->worker))
+        return now_ms() + OPENING_CHECK_MS;
     int64_t since = job->since_ms > s->serving_since ? job->since_ms : s->serving_since;
     return since + (job->req.code == CTRL_INIT ? INIT_LIMIT_MS : JOB_LIMIT_MS);
 }
