@@ -7,14 +7,14 @@ import time
 from harness.admin import prepare
 from harness.case import main
 from harness.continuity import COUNTER, Continuity
-from harness.process import Failure, wait_until
+from harness.process import Failure, Timeout, wait_until
 from harness.qmp import QmpError
 from harness.store import KEY_MISSING, KEY_WRONG, STATE_CORRUPT, STATE_EMPTY
 from harness.tpm import nv_increment_command
 
 
-def a_guest(test, **how):
-    source = test.vm("tpm-tis", name="source")
+def a_guest(test, name="source", **how):
+    source = test.vm("tpm-tis", name=name)
     source.proxied = True
     source.power_on(admin=True, **how)
     return source, Continuity(test, source)
@@ -334,8 +334,14 @@ def check_point_h_nothing_is_executed_between_giving_away_and_taking_back(test):
     """S3.6: the destination hangs with the claim; the source's guest gets no wrong answer, its daemon
     lives, and its TPM is back as soon as the other one lets go."""
     test.only_nvkeep("check points are ours")
-    source, seen = a_guest(test)
-    target = shared(test, source)
+    test.check(any(gave_up_on_a_hang(test, i) for i in range(3)), "QEMU never took migrate_cancel")
+
+
+def gave_up_on_a_hang(test, attempt):
+    """False: it was QEMU that hung. Now and then its main loop waits until somebody reads the rest of its
+    stream, which nobody does while the destination hangs."""
+    source, seen = a_guest(test, f"source{attempt}")
+    target = shared(test, source, f"held{attempt}")
     target.incoming()
     held = target.proxy.on("answered", "INIT", None,
                            lambda: wait_until("the end of the test", lambda: done, 60))
@@ -343,7 +349,12 @@ def check_point_h_nothing_is_executed_between_giving_away_and_taking_back(test):
     source.begin_migration(target)
     wait_until("the destination's start", lambda: held.done_at)
     began = time.monotonic()
-    source.qmp.command("migrate_cancel")
+    try:
+        source.qmp.command("migrate_cancel", timeout=5)
+    except Timeout:
+        print("         QEMU took no migrate_cancel: once more")
+        done.append(True)
+        return False
     test.equal(source.end_of_migration(), "cancelled", "migration")
     source.qmp.wait("RESUME")
     lock = source.proxy.wait("LOCK_STORAGE")
@@ -370,6 +381,7 @@ def check_point_h_nothing_is_executed_between_giving_away_and_taking_back(test):
     seen.count += 1
     seen.holds(source.tpm)
     moves(test, seen, source)
+    return True
 
 
 if __name__ == "__main__":

@@ -215,8 +215,8 @@ class Vm:
         self.enable("pause-before-switchover", state=pause)
         self.qmp.command("migrate", uri=uri or to.uri)
 
-    def migration_status(self):
-        return self.qmp.command("query-migrate").get("status")
+    def migration_status(self, timeout=30):
+        return self.qmp.command("query-migrate", timeout=timeout).get("status")
 
     def end_of_migration(self, timeout=60):
         """What the source says in the end: "completed", "failed" or "cancelled"."""
