@@ -90,6 +90,14 @@ static inline void let_go(struct side *h, bool remember)
     custody_enter(h->c, remember ? HO_RELEASED : HO_AWAY);
 }
 
+/* Another daemon on the same image. */
+static inline struct side beside(const struct side *h)
+{
+    struct side other = {.rules = h->rules};
+    memcpy(other.path, h->path, sizeof(other.path));
+    return other;
+}
+
 static inline void stop(struct side *h)
 {
     if (h->s)

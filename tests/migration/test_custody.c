@@ -243,7 +243,7 @@ static void a_target_that_failed_goes_on_refusing_what_is_older(void **state)
 
 static void what_nobody_used_is_taken_back_and_the_set_comes_too_late(void **state)
 {
-    struct side target = at.a; /* shared storage */
+    struct side target = beside(&at.a); /* shared storage */
     struct store_origin o;
     struct set set;
     struct err e;
@@ -269,7 +269,7 @@ static void what_nobody_used_is_taken_back_and_the_set_comes_too_late(void **sta
 /* S3.24 */
 static void what_somebody_else_used_is_not_taken_back(void **state)
 {
-    struct side target = at.a;
+    struct side target = beside(&at.a);
     struct set set;
     struct err e;
     (void)state;
@@ -291,7 +291,7 @@ static void what_somebody_else_used_is_not_taken_back(void **state)
 /* S3.20 */
 static void the_own_image_must_be_at_the_very_state_of_the_set(void **state)
 {
-    struct side copy = at.a;
+    struct side copy = beside(&at.a);
     struct set set, other;
     (void)state;
     snprintf(copy.path, sizeof(copy.path), "%s/copy", at.folder);
@@ -344,112 +344,6 @@ static void another_kind_of_tpm_is_refused(void **state)
     drop_set(&set);
 }
 
-/* --- without a seal --- */
-
-/* Nothing is known about a plain set: the clock there goes on by one, and whoever was ahead of it
- * is asked for `rewind`. */
-static void a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image(void **state)
-{
-    struct set back;
-    struct err e;
-    (void)state;
-    serve(&at.a);
-    move_unseen(&at.a, &at.b);
-    move_unseen(&at.b, &at.a);
-    run(&at.a, 9, "newest");
-    stop(&at.a);
-    at.a.rules = (struct custody_rules){.seal = SEAL_OFF};
-    at.b.rules = (struct custody_rules){.seal = SEAL_AUTO};
-    serve(&at.a);
-    serve(&at.b);
-    uint64_t clock = clock_of(&at.b);
-    stop(&at.b);
-    move_unseen(&at.a, &at.b);
-    assert_holds(at.b.s, "newest");
-    assert_int_equal(clock_of(&at.b), clock + 2);
-    stop(&at.b);
-
-    at.a.rules = at.b.rules = (struct custody_rules){.migration_key = at.way};
-    serve(&at.b);
-    back = give(&at.b);
-    stop(&at.b);
-    not_taken(&at.a, &back, OLD, "`rewind`");
-    at.a.rules.rewind = true;
-    await(&at.a);
-    assert_done(take_over(&at.a, &back, &e), e);
-    use(&at.a);
-    move_unseen(&at.a, &at.b);
-    drop_set(&back);
-}
-
-static void who_requires_a_seal_takes_nothing_plain(void **state)
-{
-    struct set set;
-    (void)state;
-    at.a.rules = (struct custody_rules){.seal = SEAL_OFF};
-    at.b.rules = (struct custody_rules){.seal = SEAL_REQUIRED};
-    serve(&at.a);
-    set = give(&at.a);
-    not_taken(&at.b, &set, ERR_STATE_FOREIGN, "--migration-seal required");
-    drop_set(&set);
-}
-
-/* --- one set, whole --- */
-
-static struct set blob_of(struct side *h, enum blob_kind kind)
-{
-    struct set set = {0};
-    struct err e;
-    bool encrypted;
-    assert_done(custody_export(h->c, kind, (const uint8_t *)"a state", 8, &set.blob, &set.n,
-                               &encrypted, &e),
-                e);
-    return set;
-}
-
-static int stage_as(struct side *h, enum blob_kind kind, const struct set *set, struct err *e)
-{
-    OWNED(secret) content = NULL;
-    size_t n = 0;
-    return custody_stage(h->c, kind, set ? secret_peek(set->blob) : NULL, set ? set->n : 0,
-                         &content, &n, e);
-}
-
-static void begin_export_of(struct side *h, unsigned kinds)
-{
-    struct err e;
-    assert_done(custody_export_begin(h->c, h->s, kinds, 0x902, &e), e);
-}
-
-static void only_the_blobs_of_one_export_make_a_set(void **state)
-{
-    struct err e;
-    (void)state;
-    serve(&at.a);
-    await(&at.b);
-    begin_export_of(&at.a, 3);
-    struct set permanent = blob_of(&at.a, BLOB_PERMANENT), now = blob_of(&at.a, BLOB_VOLATILE),
-               save = blob_of(&at.a, BLOB_SAVESTATE);
-    begin_export_of(&at.a, 3);
-    struct set later = blob_of(&at.a, BLOB_VOLATILE);
-
-    assert_refused(stage_as(&at.b, BLOB_VOLATILE, &permanent, &e), e, ERR_STATE_FOREIGN, "kind 1");
-    assert_refused(stage_as(&at.b, BLOB_SAVESTATE, &save, &e), e, ERR_STATE_CORRUPT, "kind 3");
-    assert_done(stage_as(&at.b, BLOB_PERMANENT, &permanent, &e), e);
-    assert_false(custody_set_is_whole(at.b.c));
-    assert_refused(stage_as(&at.b, BLOB_VOLATILE, &later, &e), e, ERR_STATE_FOREIGN, "not of the");
-    assert_false(custody_set_is_whole(at.b.c));
-
-    assert_done(stage_as(&at.b, BLOB_PERMANENT, &permanent, &e), e);
-    assert_refused(stage_as(&at.b, BLOB_VOLATILE, NULL, &e), e, ERR_STATE_FOREIGN, "none");
-    assert_done(stage_as(&at.b, BLOB_PERMANENT, &permanent, &e), e);
-    assert_done(stage_as(&at.b, BLOB_VOLATILE, &now, &e), e);
-    assert_true(custody_set_is_whole(at.b.c));
-    struct set *all[] = {&permanent, &now, &save, &later};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        drop_set(all[i]);
-}
-
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -471,9 +365,6 @@ int main(void)
         TEST(the_own_image_must_be_at_the_very_state_of_the_set),
         TEST(another_tpm_is_refused_also_by_rewind),
         TEST(another_kind_of_tpm_is_refused),
-        TEST(a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image),
-        TEST(who_requires_a_seal_takes_nothing_plain),
-        TEST(only_the_blobs_of_one_export_make_a_set),
     };
     return cmocka_run_group_tests(tests, open_folder, drop_folder);
 }
