@@ -14,7 +14,8 @@ struct image_file {
     struct blk *blk;
 };
 struct image {
-    struct blk *blk; /* NULL: a store has it */
+    struct blk *blk;          /* NULL: a store has it */
+    struct image_file *shell; /* for image_lock(); empty meanwhile */
     struct volume_key *key;
     char name[BLK_NAME_BYTES];
 };
@@ -43,6 +44,7 @@ void image_free(struct image *i)
     if (!i)
         return;
     volume_key_free(i->key);
+    image_file_free(i->shell);
     blk_free(i->blk);
     free(i);
 }
@@ -145,9 +147,18 @@ int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_b
         qcow_recover(img, pass, pass_bytes, watch, &i->key, e) < 0)
         return not_whole((*f)->blk, e);
     i->blk = MOVE((*f)->blk);
-    image_file_free(MOVE(*f));
+    i->shell = MOVE(*f);
     *ret = MOVE(i);
     return 0;
+}
+
+void image_lock(struct image **i, struct image_file **ret)
+{
+    struct image_file *f = MOVE((*i)->shell);
+    f->blk = MOVE((*i)->blk);
+    image_free(*i);
+    *i = NULL;
+    *ret = f;
 }
 
 int image_look(const struct image *i, struct store_look **ret, struct err *e)

@@ -33,6 +33,9 @@ int image_unlock(struct image_file **f, const struct secret *pass, size_t pass_b
                  const struct watch *watch, struct image **ret, struct err *e) MUST_CHECK;
 void image_free(struct image *i); /* after the store that has its file */
 DEFINE_OWNED(image);
+/* Forgets the key; the file is as it was before image_unlock(). For a file whose bytes are not
+ * those any more that the key belongs to. Only while no store has it. */
+void image_lock(struct image **i, struct image_file **ret);
 const char *image_name(const struct image *i); /* escaped, for messages */
 const struct volume_key *image_key(const struct image *i);
 

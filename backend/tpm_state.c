@@ -202,6 +202,10 @@ int tpm_settle(struct tpm *t, struct err *e)
     struct state_change change = {0};
     if (!t->store)
         return err_set(e, ERR_USAGE, "the TPM has no store");
+    if (t->power == TPM_STUCK) {
+        *e = t->stuck;
+        return -1;
+    }
     blob_set_overlay(&t->owed, &change);
     if (store_commit(t->store, &change, e) < 0)
         return -1;

@@ -1,6 +1,9 @@
 #include <string.h>
+#include <time.h>
 
 #include "migration/custody_priv.h"
+
+enum { TAKE_OVER_PATIENCE_MS = 3000 };
 
 /* --- making and ending --- */
 
@@ -105,15 +108,28 @@ int custody_make_image(struct custody *c, const struct watch *watch, struct err 
 {
     if (c->image)
         return 0;
-    if (image_unlock(&c->file, c->pass, c->pass_bytes, watch, &c->image, e) < 0)
+    return image_unlock(&c->file, c->pass, c->pass_bytes, watch, &c->image, e);
+}
+
+/* *e: what a look or a claim said. What was opened before it was copied over has another key now.
+ */
+static int make_image_anew(struct custody *c, const struct watch *watch, struct err *e)
+{
+    if (!c->pass || e->kind != ERR_STATE_FOREIGN)
         return -1;
-    secret_free(MOVE(c->pass));
-    return 0;
+    image_lock(&c->image, &c->file);
+    return custody_make_image(c, watch, e);
 }
 
 int custody_claim(struct custody *c, struct store **ret, struct err *e)
 {
-    return custody_make_image(c, NULL, e) < 0 ? -1 : image_claim(c->image, ret, e);
+    if (custody_make_image(c, NULL, e) < 0)
+        return -1;
+    if (image_claim(c->image, ret, e) < 0 &&
+        (make_image_anew(c, NULL, e) < 0 || image_claim(c->image, ret, e) < 0))
+        return -1;
+    secret_free(MOVE(c->pass)); /* what is claimed is not copied over any more */
+    return 0;
 }
 
 void custody_release(struct custody *c, struct store **s, bool remember)
@@ -132,10 +148,30 @@ void custody_release(struct custody *c, struct store **s, bool remember)
     image_release(c->image, s);
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Whoever gave the state away lets go a moment after his last reply has left, on slow storage a
+ * longer one. To give up here would fail a migration that is nearly done. */
+static int claim_from_another(struct custody *c, struct store **ret, struct err *e)
+{
+    int64_t until = now_ms() + TAKE_OVER_PATIENCE_MS;
+    for (;;) {
+        if (custody_claim(c, ret, e) == 0)
+            return 0;
+        if (e->kind != ERR_LOCKED || now_ms() >= until)
+            return -1;
+    }
+}
+
 int custody_take_over(struct custody *c, struct store **ret, struct err *e)
 {
     struct store *s = NULL;
-    if (custody_claim(c, &s, e) < 0)
+    if (claim_from_another(c, &s, e) < 0)
         return -1;
     if (custody_accepts_set(c, s, c->rules.rewind, e) < 0) {
         image_release(c->image, &s);
@@ -225,13 +261,24 @@ int custody_prepare_load(struct custody *c, const struct watch *watch, struct st
 {
     if (handover_is_claimed(c->state))
         return err_set(e, ERR_USAGE, "the image is in use here already");
-    return custody_make_image(c, watch, e) < 0 ? -1 : image_look(c->image, ret, e);
+    if (custody_make_image(c, watch, e) < 0)
+        return -1;
+    if (image_look(c->image, ret, e) == 0)
+        return 0;
+    return make_image_anew(c, watch, e) < 0 ? -1 : image_look(c->image, ret, e);
 }
 
-int custody_check_save(const struct custody *c, struct err *e)
+int custody_owns(const struct custody *c, struct err *e)
 {
     if (c->state != HO_RUNNING && c->state != HO_LOADED && c->state != HO_EXPORTING)
         return err_set(e, ERR_USAGE, "the TPM's state is %s: there is nothing to be handed over",
                        handover_state_name(c->state));
     return 0;
+}
+
+int custody_check_save(const struct custody *c, struct err *e)
+{
+    if (custody_owns(c, e) < 0)
+        return -1;
+    return c->rules.armed_ms > 0 && !custody_is_armed(c) ? custody_not_armed(e) : 0;
 }

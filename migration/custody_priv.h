@@ -69,6 +69,10 @@ int custody_accepts_other(const struct custody *c, const struct lineage *here,
                           const struct envelope_head *other, bool rewind, struct err *e) MUST_CHECK;
 /* Does the store hold this very set, as it was handed over, and never used? */
 bool custody_is_unused_set(const struct store *s, const uint8_t set[16]);
+/* Is there a living TPM here that could be handed over? */
+int custody_owns(const struct custody *c, struct err *e) MUST_CHECK;
+/* The error of an export that had to be prepared and was not; returns -1. */
+int custody_not_armed(struct err *e);
 void custody_set_id(const struct set_digest *d, uint8_t ret[16]);
 
 #endif

@@ -95,9 +95,7 @@ int custody_export_begin(struct custody *c, const struct store *s, unsigned kind
 {
     struct envelope_head h;
     if (c->rules.armed_ms > 0 && !custody_is_armed(c))
-        return err_set(e, ERR_USAGE,
-                       "a hand-over must be prepared first (--migration require-prepare), and none "
-                       "is: prepare-outgoing here, prepare-incoming there, commit-outgoing here");
+        return custody_not_armed(e);
     if (custody_head(c, s, &h, e) < 0 || random_bytes(h.set, sizeof(h.set), e) < 0)
         return -1;
     h.use = ENVELOPE_STATE;

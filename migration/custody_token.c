@@ -70,7 +70,7 @@ int custody_offer(struct custody *c, const struct store *s, uint32_t library,
 {
     struct envelope_head head;
     struct store_stats stats;
-    if (custody_check_save(c, e) < 0 || custody_head(c, s, &head, e) < 0 ||
+    if (custody_owns(c, e) < 0 || custody_head(c, s, &head, e) < 0 ||
         random_bytes(head.set, sizeof(head.set), e) < 0)
         return -1;
     store_stats(s, &stats);
@@ -102,6 +102,13 @@ int custody_arm(struct custody *c, const char *ready, struct err *e)
 bool custody_is_armed(const struct custody *c)
 {
     return c->armed_until > 0 && now_ms() < c->armed_until;
+}
+
+int custody_not_armed(struct err *e)
+{
+    return err_set(e, ERR_USAGE,
+                   "a hand-over must be prepared first (--migration require-prepare), and none is: "
+                   "prepare-outgoing here, prepare-incoming there, commit-outgoing here");
 }
 
 void custody_disarm(struct custody *c)

@@ -116,24 +116,28 @@ static bool may_be_unfinished(const struct err *e)
     return e->kind == ERR_STATE_EMPTY || e->kind == ERR_STATE_CORRUPT;
 }
 
-static int open_waiting(struct session *s, struct secret **pass, size_t pass_bytes,
+static int take_custody(struct session *s, struct secret **pass, size_t pass_bytes,
                         const struct watch *watch, struct err *e)
 {
     OWNED(image_file) file = NULL;
     OWNED(image) image = NULL;
     if (image_file_open(s->o.image, &file, e) < 0)
         return -1;
-    if (image_unlock(&file, *pass, pass_bytes, watch, &image, e) == 0) {
-        secret_free(MOVE(*pass)); /* before libtpms is touched */
-        if (custody_new(&image, &s->o.rules, HO_AWAY, &s->custody, e) < 0)
-            return -1;
-        if (verify_unclaimed(s, watch, e) == 0)
-            return 0;
-    } else if (s->o.copied && may_be_unfinished(e)) {
-        if (custody_await(&file, pass, pass_bytes, &s->o.rules, &s->custody, e) < 0)
-            return -1;
-    }
-    if (!s->custody || !s->o.copied || !may_be_unfinished(e))
+    if (s->o.copied) /* what is there may be copied over: the passphrase is still needed */
+        return custody_await(&file, pass, pass_bytes, &s->o.rules, &s->custody, e);
+    int r = image_unlock(&file, *pass, pass_bytes, watch, &image, e);
+    secret_free(MOVE(*pass)); /* before libtpms is touched */
+    return r < 0 ? -1 : custody_new(&image, &s->o.rules, HO_AWAY, &s->custody, e);
+}
+
+static int open_waiting(struct session *s, struct secret **pass, size_t pass_bytes,
+                        const struct watch *watch, struct err *e)
+{
+    if (take_custody(s, pass, pass_bytes, watch, e) < 0)
+        return -1;
+    if (verify_unclaimed(s, watch, e) == 0)
+        return 0;
+    if (!s->o.copied || !may_be_unfinished(e))
         return -1;
     return s->tpm ? 0 : tpm_new_waiting(s->o.device, &s->tpm, e);
 }

@@ -119,8 +119,9 @@ static int stage(struct session *s, const struct ctrl_job *job, struct err *e)
     size_t n = 0;
     const uint8_t *p = job->req.bytes > 0 ? secret_peek(job->blob) : NULL;
     int r = 0;
-    /* What is copied is there by now, or never was. */
-    if (!custody_has_image(s->custody) && !is_there(s, e))
+    /* What is copied is there by now, or never was; what was there before may be another now. */
+    if ((s->o.copied && kind == BLOB_PERMANENT && !is_there(s, e)) ||
+        (!custody_has_image(s->custody) && !is_there(s, e)))
         r = -1;
     else if (job->req.flags & CTRL_STATE_ENCRYPTED && job->req.bytes > 0 &&
              !envelope_is(p, job->req.bytes))
@@ -184,11 +185,30 @@ void session_look_for_image(struct session *s)
     log_err(s->o.log, &e);
 }
 
+/* Whoever still has an emulator that gave the state away gets no other. */
+static int may_load(const struct session *s, struct err *e)
+{
+    enum handover_state state = custody_state(s->custody);
+    if (state == HO_AWAY)
+        return 0;
+    if (state == HO_FENCED)
+        return err_set(e, ERR_FENCED, "another owner has taken the TPM's state over");
+    return err_set(e, ERR_USAGE,
+                   "the TPM's state is %s here: nothing can be loaded before the emulator that is "
+                   "connected has gone",
+                   handover_state_name(state));
+}
+
 static int prepare(struct session *s, struct err *e)
 {
     OWNED(store_look) look = NULL;
-    if (handover_is_claimed(custody_state(s->custody)))
-        return custody_check_save(s->custody, e);
+    if (handover_is_claimed(custody_state(s->custody))) {
+        if (custody_check_save(s->custody, e) < 0)
+            return -1;
+        return tpm_settle(s->tpm, e);
+    }
+    if (may_load(s, e) < 0)
+        return -1;
     return session_prepare_load(s, &s->watch, &look, e);
 }
 
@@ -203,7 +223,7 @@ static int ready(struct session *s, struct admin_call *call, struct err *e)
 {
     OWNED(store_look) look = NULL;
     char token[CUSTODY_TOKEN_MAX];
-    if (session_prepare_load(s, &s->watch, &look, e) < 0 ||
+    if (may_load(s, e) < 0 || session_prepare_load(s, &s->watch, &look, e) < 0 ||
         custody_ready(s->custody, call->token, look, tpm_library_version(), token, e) < 0)
         return -1;
     memcpy(call->token, token, sizeof(token));
