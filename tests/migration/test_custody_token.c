@@ -264,6 +264,23 @@ static void a_set_that_was_never_used_is_not_later_than_its_giver(void **state)
     drop_set(&set);
 }
 
+/* Its guest has not run yet, and the next host is to have it. */
+static void what_was_never_used_may_go_back_where_it_came_from(void **state)
+{
+    struct err e;
+    (void)state;
+    stop(&at.a);
+    at.a.rules.armed_ms = 0;
+    serve(&at.a);
+    struct set set = give(&at.a);
+    stop(&at.a);
+    assert_done(take_over(&at.b, &set, &e), e);
+    struct token offer = offer_of(&at.b);
+    await(&at.a);
+    (void)ready_of(&at.a, &offer);
+    drop_set(&set);
+}
+
 static void another_tpm_or_kind_of_it_is_refused(void **state)
 {
     struct token offer = offer_of(&at.a);
@@ -340,6 +357,7 @@ int main(void)
         TEST(an_offer_that_is_not_later_is_refused),
         TEST(rewind_says_that_an_offer_may_be_older),
         TEST(a_set_that_was_never_used_is_not_later_than_its_giver),
+        TEST(what_was_never_used_may_go_back_where_it_came_from),
         TEST(another_tpm_or_kind_of_it_is_refused),
         TEST(a_library_that_is_older_is_refused),
         TEST(a_state_without_room_is_refused),
