@@ -115,7 +115,7 @@ int custody_make_image(struct custody *c, const struct watch *watch, struct err 
  */
 static int make_image_anew(struct custody *c, const struct watch *watch, struct err *e)
 {
-    if (!c->pass || e->kind != ERR_STATE_FOREIGN)
+    if (!c->pass || (e->kind != ERR_STATE_FOREIGN && e->kind != ERR_STATE_CORRUPT))
         return -1;
     image_lock(&c->image, &c->file);
     return custody_make_image(c, watch, e);

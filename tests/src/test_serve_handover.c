@@ -362,6 +362,78 @@ static void what_can_be_known_is_refused_before_an_emulator_can_connect(void **s
     assert_int_equal(host_end(&a), 0);
 }
 
+/* A placeholder that the same passphrase opens is no reason to believe in it. */
+static void copy_may_replace_an_image_of_another_key(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    struct host a = running("");
+    program_expect(&r, 0, "create j --key file=k --iter-time 1 --incoming");
+    struct host b = host_start("b", "j", "--migration incoming,storage=copied");
+    host_log_says(&b, "verified j");
+    copy_image("i", "j", SIZE_MAX);
+    host_give(&a, &parcel);
+    assert_int_equal(host_take(&b, &parcel), 0);
+    host_reads(&b, "before..");
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
+/* A release that takes its time, as on storage far away: somebody else's locks stand for it. */
+static void target_waits_for_a_slow_release(void **state)
+{
+    (void)state;
+    struct host a = running("");
+    struct host b = host_start("b", "i", INCOMING);
+    int held[2];
+    char byte;
+    host_give(&a, &parcel);
+    assert_int_equal(pipe(held), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int fd = open("i", O_RDWR);
+        struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 104};
+        if (fd < 0 || fcntl(fd, F_OFD_SETLK, &l) < 0 || write(held[1], "x", 1) != 1)
+            _exit(1);
+        usleep(1200000);
+        _exit(0);
+    }
+    assert_int_equal(read(held[0], &byte, 1), 1);
+    int64_t began = rig_ms();
+    assert_int_equal(host_take(&b, &parcel), 0);
+    assert_in_range(rig_ms() - began, 900, 3000);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(held[0]);
+    close(held[1]);
+    host_reads(&b, "before..");
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
+/* What would be refused is not said to be ready. */
+static void prepare_says_what_the_emulator_would_be_told(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    struct host a = running("--migration require-prepare --admin type=unixio,path=a.admin");
+    program_expect(&r, 2, "ctl a.admin migrate-prepare");
+    assert_non_null(strstr(r.err, "prepare-outgoing"));
+    assert_int_not_equal(host_get(&a, 1, &parcel), 0);
+    data_works(a.data);
+    assert_int_equal(host_end(&a), 0);
+
+    a = host_start("c", "i", "--admin type=unixio,path=c.admin");
+    host_boot(&a);
+    program_expect(&r, 0, "ctl c.admin migrate-prepare");
+    host_give(&a, &parcel);
+    program_expect(&r, 2, "ctl c.admin migrate-prepare");
+    host_hang_up(&a);
+    usleep(50000);
+    program_expect(&r, 0, "ctl c.admin migrate-prepare"); /* as a target, now */
+    assert_int_equal(rig_end(a.pid), 0);
+}
+
 /* S3.8: whatever is there already of a copy, it needs a key. */
 static void copied_image_needs_its_key_from_the_start(void **state)
 {
@@ -561,6 +633,9 @@ int main(void)
         IN_DIR(set_that_was_taken_back_opens_nothing),
         IN_DIR(state_can_be_asked_for_again),
         IN_DIR(what_can_be_known_is_refused_before_an_emulator_can_connect),
+        IN_DIR(copy_may_replace_an_image_of_another_key),
+        IN_DIR(target_waits_for_a_slow_release),
+        IN_DIR(prepare_says_what_the_emulator_would_be_told),
         IN_DIR(copied_image_needs_its_key_from_the_start),
         IN_DIR(only_the_emulator_may_take_the_state_away),
         IN_DIR(old_owner_does_not_start_by_a_detour),
