@@ -206,6 +206,7 @@ static int taken_back_origin(struct custody *c, const struct store *s, uint64_t 
         return -1;
     if (!p) {
         memcpy(o.lineage, store_facts(s)->instance, sizeof(o.lineage));
+        memcpy(o.image, store_facts(s)->instance, sizeof(o.image));
         o.clock = o.at = generation;
     }
     o.used = true;

@@ -19,7 +19,9 @@
  *     one; newer: an old set. Both are ERR_STATE_ROLLED_BACK, unless rules.rewind.
  *   - exported from another image: this one holds no TPM yet, or the same TPM (lineage) at an
  *     earlier clock. Otherwise ERR_STATE_FOREIGN, or ERR_STATE_ROLLED_BACK unless rules.rewind.
- *   - plain blobs, and swtpm's: nothing is known about them; they are taken if the rules allow it.
+ *   - swtpm's blobs: nothing is known about them. Under a migration key whoever has it made them.
+ *     In the clear they are taken by an image that holds no TPM yet or one that came so, and by
+ *     others with SEAL_OFF. Otherwise ERR_STATE_FOREIGN.
  *     The clock here goes on by one, and may stay behind that of an image which the TPM left
  * before: going back there sealed needs rules.rewind then. A set that is stored here already and
  * was never used may be stored again in any case: whoever stored it has failed.
@@ -38,8 +40,9 @@
 
 enum seal_policy {
     SEAL_AUTO,     /* out: sealed (migration key if there is one, else the image's);
-                      in: sealed; plain only where there is no migration key */
-    SEAL_OFF,      /* out: swtpm's blobs (under the migration key if there is one); in: as AUTO */
+                      in: sealed; plain only where there is no migration key, see below */
+    SEAL_OFF,      /* out: swtpm's blobs (under the migration key if there is one);
+                      in: sealed; plain where there is no migration key */
     SEAL_REQUIRED, /* out: sealed; in: sealed */
 };
 
@@ -112,6 +115,7 @@ int custody_accepts_set(const struct custody *c, const struct store *s, bool rew
 int custody_stage(struct custody *c, enum blob_kind kind, const uint8_t *p, size_t n,
                   struct secret **ret, size_t *ret_n, struct err *e) MUST_CHECK;
 bool custody_set_is_whole(const struct custody *c);
+bool custody_set_is_sealed(const struct custody *c); /* in an envelope of ours */
 void custody_forget_set(struct custody *c);
 /* To be committed together with the set: used: it needs no first command any more. */
 void custody_set_origin(const struct custody *c, const struct store *s, bool used,

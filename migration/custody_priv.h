@@ -43,7 +43,7 @@ struct custody {
     struct set_digest in_digest;
 
     /* Prepared hand-over; times of CLOCK_MONOTONIC in milliseconds. */
-    bool offered;
+    int64_t offered_at; /* 0: nothing is offered */
     uint8_t nonce[16];
     int64_t armed_until; /* 0: not armed */
 };

@@ -321,12 +321,38 @@ static int accepts_other(const struct custody *c, const struct store *s, bool re
     return store_lineage(s, &here, e) < 0 ? -1 : custody_accepts_other(c, &here, &c->in, rewind, e);
 }
 
+/* Nothing is known of a set that came in the clear: whoever can change the stream can put any in.
+ * An image takes it that holds no TPM yet, or one that came so; others must be told to. */
+static int accepts_clear(const struct custody *c, const struct store *s, struct err *e)
+{
+    static const uint8_t unknown[16];
+    struct store_origin o;
+    size_t n = 0;
+    if (c->rules.seal == SEAL_OFF || c->rules.migration_key || !store_get(s, BLOB_PERMANENT, &n))
+        return 0;
+    const uint8_t *p = store_get(s, BLOB_ORIGIN, &n);
+    if (p && origin_decode(p, n, &o, e) < 0)
+        return -1;
+    if (p && memcmp(o.image, unknown, sizeof(unknown)) == 0)
+        return 0;
+    return err_set(
+        e, ERR_STATE_FOREIGN,
+        "%s: holds a TPM, and a state that is not sealed is handed over: whose it is and "
+        "how old cannot be known; `--migration-seal off` takes it all the same",
+        image_name(c->image));
+}
+
+bool custody_set_is_sealed(const struct custody *c)
+{
+    return c->sealed;
+}
+
 int custody_accepts_set(const struct custody *c, const struct store *s, bool rewind, struct err *e)
 {
     const struct ref_facts *facts = store_facts(s);
     struct store_mark now;
     if (!c->sealed)
-        return 0;
+        return accepts_clear(c, s, e);
     if (c->in.device != facts->device)
         return err_set(e, ERR_STATE_FOREIGN,
                        "%s: is for a TPM %s, and the state of a TPM %s is handed over",

@@ -79,7 +79,7 @@ int custody_offer(struct custody *c, const struct store *s, uint32_t library,
     if (token_write(c, &head, stats.state_bytes, ret, e) < 0)
         return -1;
     custody_disarm(c);
-    c->offered = true;
+    c->offered_at = now_ms();
     memcpy(c->nonce, head.set, sizeof(c->nonce));
     return 0;
 }
@@ -88,14 +88,22 @@ int custody_arm(struct custody *c, const char *ready, struct err *e)
 {
     struct envelope_head head;
     uint64_t ignored;
-    if (!c->offered)
+    int64_t window = c->rules.armed_ms > 0 ? c->rules.armed_ms : ARMED_MS;
+    if (c->offered_at == 0)
         return err_set(e, ERR_USAGE, "nothing was offered: call prepare-outgoing first");
     if (token_read(c, ENVELOPE_READY, ready, &head, &ignored, e) < 0)
         return -1;
     if (!equal_constant_time(head.set, c->nonce, sizeof(c->nonce)))
         return err_set(e, ERR_USAGE,
                        "the token answers another offer than the last one that was made here");
-    c->armed_until = now_ms() + (c->rules.armed_ms > 0 ? c->rules.armed_ms : ARMED_MS);
+    /* What was found good long ago may be so no more; the nonce binds the answer to the offer. */
+    if (now_ms() - c->offered_at > window)
+        return err_set(e, ERR_USAGE,
+                       "the offer that this token answers is more than %lld seconds old: prepare "
+                       "anew",
+                       (long long)window / 1000);
+    c->offered_at = 0;
+    c->armed_until = now_ms() + window;
     return 0;
 }
 
@@ -113,7 +121,7 @@ int custody_not_armed(struct err *e)
 
 void custody_disarm(struct custody *c)
 {
-    c->offered = false;
+    c->offered_at = 0;
     c->armed_until = 0;
 }
 

@@ -268,6 +268,8 @@ char *admin_event(const struct admin_news *news)
         json_out_number(o, "generation", news->generation);
     if (news->epoch)
         json_out_number(o, "epoch", news->epoch);
+    if (news->sealed)
+        json_out_bool(o, "sealed", *news->sealed);
     if (news->reason)
         json_out_text(o, "reason", news->reason);
     if (e && e->kind != ERR_NONE) {

@@ -78,6 +78,7 @@ struct admin_news {
     uint64_t generation, epoch;
     const struct err *error;
     const char *reason;
+    const bool *sealed; /* NULL: not said */
 };
 char *admin_event(const struct admin_news *news);
 

@@ -112,8 +112,12 @@ void admin_server_tell(struct admin_server *s, const struct session_event *event
         [EVENT_CLAIMED] = "CLAIMED",     [EVENT_RELEASED] = "RELEASED", [EVENT_STAGED] = "STAGED",
         [EVENT_COMMITTED] = "COMMITTED", [EVENT_REFUSED] = "REFUSED",   [EVENT_FENCED] = "FENCED",
     };
-    const struct admin_news news = {names[event->what], event->generation, event->epoch,
-                                    &event->error, NULL};
+    const struct admin_news news = {names[event->what],
+                                    event->generation,
+                                    event->epoch,
+                                    &event->error,
+                                    NULL,
+                                    event->what == EVENT_STAGED ? &event->sealed : NULL};
     send_event(s, &news);
 }
 

@@ -50,6 +50,7 @@ struct session_event {
         EVENT_FENCED,
     } what;
     uint64_t generation, epoch; /* 0: not known */
+    bool sealed;                /* STAGED: it came in an envelope of ours */
     struct err error;           /* REFUSED, FENCED */
 };
 

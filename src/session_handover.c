@@ -12,6 +12,7 @@ void session_tell(struct session *s, int what, const struct err *why)
         event.generation = s->last.generation;
         event.epoch = s->last.epoch;
     }
+    event.sealed = custody_set_is_sealed(s->custody);
     if (why)
         event.error = *why;
     if (s->o.tell)

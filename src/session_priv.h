@@ -15,7 +15,8 @@ struct session {
     struct session_options o;
     bool opened;        /* all of it; until then the end of it is nothing to tell */
     bool waits;         /* for a migration: it was not started from the image, and must not be */
-    bool knows_better;  /* the image that is being copied was there, and refused */
+    bool was_refused;   /* the image that is being copied was there, and that was told */
+    unsigned to_skip;   /* looks, after that */
     struct watch watch; /* over the stretching of a passphrase */
     bool probed;        /* the emulator has got past its first commands */
     uint8_t locality;

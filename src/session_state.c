@@ -158,8 +158,11 @@ uint32_t session_set_state(struct session *s, struct ctrl_job *job)
     bool whole = custody_set_is_whole(s->custody);
     if (session_step(s, whole ? HO_STAGE_LAST : HO_STAGE_PART, false, &e) < 0)
         return refused_load(s, "SET_STATEBLOB", &e);
-    if (whole)
+    if (whole) {
+        log_line(s->o.log, 1, "a whole state was handed in, %s",
+                 custody_set_is_sealed(s->custody) ? "sealed" : "not sealed");
         session_tell(s, EVENT_STAGED, NULL);
+    }
     return CTRL_OK;
 }
 
@@ -167,12 +170,17 @@ uint32_t session_set_state(struct session *s, struct ctrl_job *job)
 
 bool session_looks_for_image(const struct session *s)
 {
-    return !custody_has_image(s->custody) && !s->knows_better;
+    return !custody_has_image(s->custody);
 }
 
 void session_look_for_image(struct session *s)
 {
+    enum { SKIPPED = 15 };
     struct err e = {0};
+    if (s->to_skip > 0) {
+        s->to_skip--;
+        return;
+    }
     if (is_there(s, &e)) {
         log_line(s->o.log, 1, "verified: the image was copied up to generation %llu",
                  (unsigned long long)s->last.generation);
@@ -180,7 +188,12 @@ void session_look_for_image(struct session *s)
     }
     if (e.kind == ERR_STATE_EMPTY || e.kind == ERR_STATE_CORRUPT)
         return; /* not yet */
-    s->knows_better = true;
+    /* It may be half there all the same. To be looked at again, but not to be stretched for all the
+     * time. */
+    s->to_skip = SKIPPED;
+    if (s->was_refused)
+        return;
+    s->was_refused = true;
     session_tell(s, EVENT_REFUSED, &e);
     log_err(s->o.log, &e);
 }

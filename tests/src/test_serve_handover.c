@@ -434,6 +434,48 @@ static void prepare_says_what_the_emulator_would_be_told(void **state)
     assert_int_equal(rig_end(a.pid), 0);
 }
 
+/* Runs `ctl WHERE WHAT token=TOKEN`; the token that it prints, if any, is kept in `token`. */
+static char token[4096];
+static int ctl_token(const char *where, const char *what)
+{
+    struct run r = {0};
+    char words[5000];
+    snprintf(words, sizeof(words), "ctl %s %s%s%s", where, what, *token ? " token=" : "", token);
+    program_run(&r, words);
+    snprintf(token, sizeof(token), "%.*s", (int)strcspn(r.out, "\n"), r.out);
+    return r.code;
+}
+
+/* S3.22: armed by both ends, lately. */
+static void prepared_hand_over_is_good_for_a_while(void **state)
+{
+    (void)state;
+    char ready[4096];
+    struct host a = running("--migration require-prepare=1 --admin type=unixio,path=a.admin");
+    struct host b = host_start("b", "i", INCOMING " --admin type=unixio,path=b.admin");
+    *token = 0;
+    assert_int_equal(ctl_token("a.admin", "prepare-outgoing"), 0);
+    assert_int_equal(ctl_token("b.admin", "prepare-incoming"), 0);
+    snprintf(ready, sizeof(ready), "%s", token);
+    usleep(1300000);
+    assert_int_equal(ctl_token("a.admin", "commit-outgoing"), 2); /* too old */
+    assert_int_not_equal(host_get(&a, 1, &parcel), 0);
+
+    *token = 0;
+    assert_int_equal(ctl_token("a.admin", "prepare-outgoing"), 0);
+    assert_int_equal(ctl_token("b.admin", "prepare-incoming"), 0);
+    assert_string_not_equal(token, ready);
+    snprintf(ready, sizeof(ready), "%s", token);
+    assert_int_equal(ctl_token("a.admin", "commit-outgoing"), 0);
+    host_give(&a, &parcel);
+    assert_int_equal(host_lock_storage(&a), 0);
+    snprintf(token, sizeof(token), "%s", ready); /* used up */
+    assert_int_equal(ctl_token("a.admin", "commit-outgoing"), 2);
+    assert_int_not_equal(host_get(&a, 1, &parcel), 0);
+    assert_int_equal(host_end(&a), 0);
+    assert_int_equal(host_end(&b), 0);
+}
+
 /* S3.8: whatever is there already of a copy, it needs a key. */
 static void copied_image_needs_its_key_from_the_start(void **state)
 {
@@ -577,7 +619,12 @@ static void what_travels_is_sealed_unless_told_otherwise(void **state)
     assert_int_not_equal(host_take(&b, &parcel), 0);
     host_log_says(&b, "is not sealed");
     assert_int_equal(host_end(&b), 0);
+    /* whose it is cannot be known, and there is a TPM already */
     b = host_start("d", "i", INCOMING);
+    assert_int_not_equal(host_take(&b, &parcel), 0);
+    host_log_says(&b, "is not sealed is handed over");
+    assert_int_equal(host_end(&b), 0);
+    b = host_start("e", "i", "--migration incoming --migration-seal off");
     assert_int_equal(host_take(&b, &parcel), 0);
     host_reads(&b, "XmarkerX");
     assert_int_equal(host_end(&b), 0);
@@ -588,7 +635,7 @@ static void unsealed_set_can_be_taken_back_too(void **state)
 {
     (void)state;
     struct host a = running("--migration-seal off");
-    struct host b = host_start("b", "i", INCOMING);
+    struct host b = host_start("b", "i", "--migration incoming --migration-seal off");
     host_give(&a, &parcel);
     assert_int_equal(host_take(&b, &parcel), 0);
     host_hang_up(&b);
@@ -636,6 +683,7 @@ int main(void)
         IN_DIR(copy_may_replace_an_image_of_another_key),
         IN_DIR(target_waits_for_a_slow_release),
         IN_DIR(prepare_says_what_the_emulator_would_be_told),
+        IN_DIR(prepared_hand_over_is_good_for_a_while),
         IN_DIR(copied_image_needs_its_key_from_the_start),
         IN_DIR(only_the_emulator_may_take_the_state_away),
         IN_DIR(old_owner_does_not_start_by_a_detour),
