@@ -22,13 +22,15 @@
  *   - swtpm's blobs: nothing is known about them. Under a migration key whoever has it made them.
  *     In the clear they are taken by an image that holds no TPM yet or one that came so, and by
  *     others with SEAL_OFF. Otherwise ERR_STATE_FOREIGN.
- *     The clock here goes on by one, and may stay behind that of an image which the TPM left
- * before: going back there sealed needs rules.rewind then. A set that is stored here already and
- * was never used may be stored again in any case: whoever stored it has failed.
+ *
+ * A set that is stored here already and was never used may be stored again in any case: whoever
+ * stored it has failed.
  *
  * The clock (store_origin.h) counts commits. It tells a copy that lagged behind, and whatever was
  * captured on the way; two that both went on from one state are told apart only by how far they
- * came: the one that has done less is refused.
+ * came: the one that has done less is refused. swtpm's blobs have none. Where one is taken, the
+ * clock goes on by one, and may stay behind that of an image which the TPM left before: to go back
+ * there sealed needs rules.rewind then.
  */
 #ifndef NVKEEP_MIGRATION_CUSTODY_H
 #define NVKEEP_MIGRATION_CUSTODY_H

@@ -16,7 +16,7 @@ static void a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image(void **sta
     run(&at.a, 9, "newest");
     stop(&at.a);
     at.a.rules = (struct custody_rules){.seal = SEAL_OFF};
-    at.b.rules = (struct custody_rules){.seal = SEAL_AUTO};
+    at.b.rules = at.a.rules;
     serve(&at.a);
     serve(&at.b);
     uint64_t clock = clock_of(&at.b);
@@ -37,6 +37,47 @@ static void a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image(void **sta
     use(&at.a);
     move_unseen(&at.a, &at.b);
     drop_set(&back);
+}
+
+/* S3.8 */
+static void in_the_clear_a_tpm_is_replaced_only_where_that_was_asked_for(void **state)
+{
+    struct set set;
+    struct err e;
+    (void)state;
+    at.a.rules = (struct custody_rules){.seal = SEAL_OFF};
+    at.b.rules = at.c.rules = (struct custody_rules){.seal = SEAL_AUTO};
+    new_image(&at.b, DEVICE_TPM20, "made in B");
+    serve(&at.a);
+    set = give(&at.a);
+    not_taken(&at.b, &set, ERR_STATE_FOREIGN, "`--migration-seal off`");
+    at.b.rules.rewind = true;
+    not_taken(&at.b, &set, ERR_STATE_FOREIGN, "cannot be known");
+    at.b.rules = at.a.rules;
+    await(&at.b);
+    assert_done(take_over(&at.b, &set, &e), e);
+    for (unsigned i = 0; i < 2; i++) { /* waits for a TPM; has one that came so */
+        await(&at.c);
+        assert_done(take_over(&at.c, &set, &e), e);
+        use(&at.c);
+        stop(&at.c);
+    }
+    drop_set(&set);
+}
+
+/* swtpm's own layer: whoever made it has the key. */
+static void what_is_sealed_as_swtpm_does_it_is_not_in_the_clear(void **state)
+{
+    struct err e;
+    (void)state;
+    new_image(&at.b, DEVICE_TPM20, "made in B");
+    at.a.rules.seal = SEAL_OFF;
+    serve(&at.a);
+    struct set set = give(&at.a);
+    await(&at.b);
+    assert_done(take_over(&at.b, &set, &e), e);
+    assert_holds(at.b.s, "made in A");
+    drop_set(&set);
 }
 
 static void who_requires_a_seal_takes_nothing_plain(void **state)
@@ -113,6 +154,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image),
+        TEST(in_the_clear_a_tpm_is_replaced_only_where_that_was_asked_for),
+        TEST(what_is_sealed_as_swtpm_does_it_is_not_in_the_clear),
         TEST(who_requires_a_seal_takes_nothing_plain),
         TEST(only_the_blobs_of_one_export_make_a_set),
     };
