@@ -46,10 +46,13 @@ static const int allowed[] = {
     SCMP_SYS(close),
     SCMP_SYS(fstat),
     SCMP_SYS(fcntl),
+    SCMP_SYS(fcntl64),
     SCMP_SYS(fadvise64), /* an image that is claimed again is not read from the page cache */
     /* looking at names reveals nothing that opening would */
     SCMP_SYS(newfstatat),
     SCMP_SYS(fstatat64),
+    SCMP_SYS(stat),
+    SCMP_SYS(stat64),
     SCMP_SYS(statx),
     /* clients */
     SCMP_SYS(accept4),

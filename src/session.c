@@ -364,7 +364,8 @@ static uint32_t get_info(struct session *s, struct ctrl_job *job)
 static uint32_t lock_storage(struct session *s, struct ctrl_job *job)
 {
     struct err e = {0};
-    (void)job;
+    if (session_is_stranger(s, job, &e))
+        return session_refuse(s, "LOCK_STORAGE", &e);
     return session_step(s, HO_LOCK_STORAGE, false, &e) < 0 ? session_refuse(s, "LOCK_STORAGE", &e)
                                                            : (uint32_t)CTRL_OK;
 }

@@ -57,6 +57,8 @@ void session_note_failure(struct session *s, const struct err *e);
 /* Nothing is being given away (any more). */
 void session_drop_export(struct session *s);
 
+/* Is there an emulator, and this came from somebody else? *e says so then. */
+bool session_is_stranger(const struct session *s, const struct ctrl_job *job, struct err *e);
 uint32_t session_get_state(struct session *s, struct ctrl_job *job);
 uint32_t session_set_state(struct session *s, struct ctrl_job *job);
 /* What could be loaded now: looked at, and shown to libtpms. */

@@ -36,6 +36,18 @@ void session_see_store(struct session *s)
 
 /* --- out --- */
 
+/* To ask for the state is to take it away, to lock the storage is to take it back: a stranger's
+ * question would leave the guest without its TPM, or the next owner without his claim. */
+bool session_is_stranger(const struct session *s, const struct ctrl_job *job, struct err *e)
+{
+    if (s->emulator == 0 || job->from == s->emulator)
+        return false;
+    (void)!err_set(e, ERR_LOCKED,
+                   "another client than the emulator that is connected; only that one may take the "
+                   "state away, or back");
+    return true;
+}
+
 /* A client may come back for the rest of one blob: what it gets is a copy. */
 static int give(const struct session *s, size_t i, struct ctrl_job *job, struct err *e)
 {
@@ -58,13 +70,8 @@ uint32_t session_get_state(struct session *s, struct ctrl_job *job)
         return CTRL_BAD_ORDINAL;
     if (!is_blob_kind(job->req.kind))
         return CTRL_FAIL;
-    /* To ask is to take it away: a stranger's question would leave the guest without its TPM. */
-    if (s->emulator != 0 && job->from != s->emulator) {
-        (void)!err_set(&e, ERR_LOCKED,
-                       "the state was asked for by another client than the emulator that is "
-                       "connected; only that one may take it away");
+    if (session_is_stranger(s, job, &e))
         return session_refuse(s, "GET_STATEBLOB", &e);
-    }
     size_t i = job->req.kind - BLOB_PERMANENT;
     unsigned bit = 1u << i;
     /* Asked for the same again: that is another export, of another instant. */
@@ -186,8 +193,8 @@ void session_look_for_image(struct session *s)
                  (unsigned long long)s->last.generation);
         return;
     }
-    if (e.kind == ERR_STATE_EMPTY || e.kind == ERR_STATE_CORRUPT)
-        return; /* not yet */
+    if (e.kind == ERR_STATE_EMPTY || e.kind == ERR_STATE_CORRUPT || e.kind == ERR_USAGE)
+        return; /* not yet; or interrupted */
     /* It may be half there all the same. To be looked at again, but not to be stretched for all the
      * time. */
     s->to_skip = SKIPPED;

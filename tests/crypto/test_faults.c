@@ -119,7 +119,7 @@ static struct {
     struct migration_key *migration;
     uint8_t envelope[64 + ENVELOPE_OVERHEAD_MAX];
     size_t envelope_n;
-    uint8_t layer[80], layer_mac[SHA256_BYTES], layer_iv[MIGRATION_IV_MAX];
+    uint8_t layer[96], layer_mac[SHA256_BYTES], layer_iv[MIGRATION_IV_MAX];
 } made;
 
 static const struct ref_facts facts = {
@@ -266,10 +266,11 @@ static int try_migration_key(struct err *e)
 
 static int try_layer_seal(struct err *e)
 {
-    uint8_t b[80] = {0}, mac[SHA256_BYTES] = {0}, iv[MIGRATION_IV_MAX] = {0};
+    uint8_t b[96] = {0}, mac[SHA256_BYTES] = {0}, iv[MIGRATION_IV_MAX] = {0};
     int r = migration_layer_seal(made.migration, made.sector, 70, b, mac, iv, e);
     if (r < 0)
-        assert_true(bytes_all_zero(b, 80) && bytes_all_zero(mac, 32) && bytes_all_zero(iv, 32));
+        assert_true(bytes_all_zero(b, sizeof(b)) && bytes_all_zero(mac, 32) &&
+                    bytes_all_zero(iv, 32));
     return r;
 }
 

@@ -149,7 +149,7 @@ s.connect("from.c")
 s.sendall(b"\0\0\0\x02\0\0\0\0")
 assert s.recv(4) == b"\0\0\0\0"' || fail 'CMD_INIT'
 [ "$(phase from)" = running ] || fail "phase: $(phase from)"
-expect 0 '' from.a migrate-prepare
+expect 2 'must be prepared first' from.a migrate-prepare
 expect 0 '' to.a migrate-prepare
 expect 0 '' from.a prepare-outgoing
 offer=$(cat out)
@@ -162,6 +162,7 @@ expect 22 '' from.a commit-outgoing token="$offer"
 expect 0 'armed: false' from.a query-status
 expect 0 '' from.a commit-outgoing token="$ready"
 expect 0 'armed: true' from.a query-status
+expect 0 '' from.a migrate-prepare
 expect 0 '' from.a migrate-abort
 expect 0 'armed: false' from.a query-status
 expect 0 '' to.a migrate-abort
