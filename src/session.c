@@ -99,6 +99,20 @@ static int open_claimed(struct session *s, struct secret **pass, size_t pass_byt
     return start_up(s, e);
 }
 
+/* What comes to an image without a TPM comes from another image, and is not sealed under this one's
+ * key: better said now than when the guest has been stopped. */
+static int check_what_can_come(const struct session *s, const struct store_look *look,
+                               struct err *e)
+{
+    size_t n;
+    if (store_look_get(look, BLOB_PERMANENT, &n) || s->o.rules.migration_key ||
+        s->o.rules.seal == SEAL_OFF)
+        return 0;
+    return err_set(e, ERR_KEY_MISSING,
+                   "the image holds no TPM yet: one that comes from elsewhere is sealed under a "
+                   "migration key (--migration-key), or not at all (--migration-seal off)");
+}
+
 /* Everything but the claim, which the other side may still have. */
 static int verify_unclaimed(struct session *s, const struct watch *watch, struct err *e)
 {
@@ -108,7 +122,9 @@ static int verify_unclaimed(struct session *s, const struct watch *watch, struct
     if (tpm_new_waiting(store_look_facts(look)->device, &s->tpm, e) < 0)
         return -1;
     store_look_free(MOVE(look));
-    return session_prepare_load(s, watch, &look, e);
+    if (session_prepare_load(s, watch, &look, e) < 0)
+        return -1;
+    return s->o.copied ? 0 : check_what_can_come(s, look, e);
 }
 
 static bool may_be_unfinished(const struct err *e)

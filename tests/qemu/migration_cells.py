@@ -120,7 +120,7 @@ def expected(c):
     if c.kill != "none":
         return expected_of_kill(c)
     late_storage = c.storage == "copied"  # nothing can be verified at start
-    if c.key == "missing":
+    if c.key in ("missing", "migration-missing"):
         return {AT_START}
     if c.key == "wrong":
         return at_load(c) if late_storage else {AT_START}
@@ -133,14 +133,14 @@ def expected(c):
     return {AT_START}
 
 
-EXITS = {"missing": "exit 10", "wrong": "exit 11", "empty": "exit 20", "truncated": "exit 21",
-         "flipped": "exit 21", "newer": "exit 40"}
+EXITS = {"missing": "exit 10", "migration-missing": "exit 10", "wrong": "exit 11",
+         "empty": "exit 20", "truncated": "exit 21", "flipped": "exit 21", "newer": "exit 40"}
 
 
 def expected_codes(c):
     """With which codes of their own a start is refused; S3.8. Of two faults either may be named."""
     codes = {EXITS[v] for v in (c.key, c.image) if v in EXITS}
-    if c.key == "missing" and (c.image == "empty" or c.storage == "copied"):
+    if c.key == "missing" and c.image == "empty" and c.storage != "copied":
         codes.add("exit 22")  # an empty file wants no key: that it is no image may be said first
     return codes
 

@@ -122,7 +122,7 @@ def check_point_d_a_token_shows_what_is_wrong_before_anything_moves(test):
     source, seen = a_guest(test, migration_key=right)
     for name, key, wanted in (("other", other, "KEY_WRONG"), ("none", None, "KEY_MISSING")):
         target = test.vm(name=name, store=test.store(name, incoming=True))
-        target.incoming(admin=True, migration_key=key)
+        target.incoming(admin=True, migration_key=key, seal=None if key else "off")
         began = time.monotonic()
         refused = test.raises(QmpError, f"prepare-incoming with {name}", prepare, source.admin,
                               target.admin)

@@ -523,6 +523,21 @@ static void old_owner_does_not_start_by_a_detour(void **state)
     assert_int_equal(host_end(&a), 0);
 }
 
+/* S3.8: nothing could ever be loaded, and that is known before the guest is stopped. */
+static void image_without_a_tpm_needs_a_way_for_one_to_come(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    rig_image("--incoming");
+    program_expect(&r, 10, "serve i --key file=k --ctrl type=unixio,path=s --migration incoming");
+    assert_non_null(strstr(r.err, "--migration-key"));
+    program_expect(&r, 10,
+                   "serve i --key file=k --ctrl type=unixio,path=s --migration incoming "
+                   "--migration-seal required");
+    struct host b = host_start("b", "i", "--migration incoming --migration-seal off");
+    assert_int_equal(host_end(&b), 0);
+}
+
 static void set_of_another_tpm_is_refused(void **state)
 {
     (void)state;
@@ -687,6 +702,7 @@ int main(void)
         IN_DIR(copied_image_needs_its_key_from_the_start),
         IN_DIR(only_the_emulator_may_take_the_state_away),
         IN_DIR(old_owner_does_not_start_by_a_detour),
+        IN_DIR(image_without_a_tpm_needs_a_way_for_one_to_come),
         IN_DIR(set_of_another_tpm_is_refused),
         IN_DIR(set_that_is_not_whole_starts_nothing),
         IN_DIR(half_a_set_is_gone_with_its_emulator),
