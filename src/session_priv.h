@@ -1,6 +1,7 @@
 /* What the files of the session share; nobody else includes this.
  *
- *     session.c           opening, ending, control commands and TPM commands
+ *     session_open.c      from the image to a TPM, and the end
+ *     session.c           control commands and TPM commands
  *     session_handover.c  the events of the handover table, and what they do to TPM and storage
  *     session_state.c     blobs in and out, and the commands of the admin socket
  */
