@@ -257,11 +257,14 @@ static void what_qemu_creates_and_writes_is_read_here(void **state)
         struct luks_header h;
         struct err e;
         /* It measures CPU time and sometimes gets none: "Unable to get accurate CPU usage". */
-        for (unsigned try = 0; run("rm -f q; qemu-img create -q -f luks " QEMU_SECRET
-                                   " -o key-secret=s,cipher-alg=%s,cipher-mode=%s,ivgen-alg=%s,"
-                                   "hash-alg=%s,iter-time=%u q 64k",
-                                   v[i].alg, v[i].mode, v[i].ivgen, v[i].hash, 10 + 20 * try) != 0;)
-            assert_true(++try < 10);
+        for (unsigned try = 0;
+             run("rm -f q; qemu-img create -q -f luks " QEMU_SECRET
+                 " -o key-secret=s,cipher-alg=%s,cipher-mode=%s,ivgen-alg=%s,"
+                 "hash-alg=%s,iter-time=%u q 64k",
+                 v[i].alg, v[i].mode, v[i].ivgen, v[i].hash, 10 + 20 * (try % 10)) != 0;) {
+            assert_true(++try < 60);
+            usleep(200000);
+        }
         assert_int_equal(run("qemu-io " QEMU_SECRET " " QEMU_OPTS " -c 'write -P 0x41 0 512' "
                              "-c 'write -P 0x42 512 65024'"),
                          0);

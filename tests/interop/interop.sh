@@ -51,11 +51,12 @@ luks_options=encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10
 # qemu_create IMAGE SIZE OPTIONS
 qemu_create()
 {
-    local try
-    for try in 1 2 3 4 5 6; do
+    local _
+    for _ in $(seq 30); do
         LD_PRELOAD=$quick run qemu-img create -q "${secrets[@]}" -f qcow2 \
             -o "$luks_options${3:+,$3}" "$1" "$2" && return
         tail -1 "$log" | grep -q 'accurate CPU usage' || return 1
+        sleep 0.1
     done
     return 1
 }

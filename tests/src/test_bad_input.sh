@@ -144,7 +144,7 @@ luks_with()
 qemu_luks_with()
 {
     local _
-    for _ in $(seq 20); do
+    for _ in $(seq 60); do
         qemu-img create -q -f qcow2 --object secret,id=s,file="$key" "$@" \
             -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "$image" 1M 2>"$dir/out" && return
         grep -q 'accurate CPU usage' "$dir/out" || break
