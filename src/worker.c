@@ -214,9 +214,17 @@ static void note_sent(struct worker *w)
         session_sent(w->session, sent == SENT_ALL);
 }
 
+static void take_listener(struct worker *w)
+{
+    int listener = atomic_exchange(&w->listener, -1);
+    if (w->data && listener >= 0)
+        data_channel_listen(w->data, listener);
+}
+
 /* True: there was one. */
 static bool do_next_job(struct worker *w)
 {
+    take_listener(w); /* it was there before any client */
     note_sent(w);
     pthread_mutex_lock(&w->lock);
     struct ctrl_job *job = queue_take(&w->todo);
@@ -268,9 +276,7 @@ static void take_turn(struct worker *w, bool had_job)
         look_for_image(w);
     if (p[0].revents)
         silence(w->wake_fd);
-    int listener = atomic_exchange(&w->listener, -1);
-    if (w->data && listener >= 0)
-        data_channel_listen(w->data, listener);
+    take_listener(w);
     if (w->data && w->session && (p[1].revents || limit >= 0))
         do_data(w, p[1].revents);
 }
