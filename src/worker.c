@@ -224,11 +224,12 @@ static void take_listener(struct worker *w)
 /* True: there was one. */
 static bool do_next_job(struct worker *w)
 {
-    take_listener(w); /* it was there before any client */
-    note_sent(w);
     pthread_mutex_lock(&w->lock);
     struct ctrl_job *job = queue_take(&w->todo);
     pthread_mutex_unlock(&w->lock);
+    /* What was said before the job was queued comes before it. */
+    take_listener(w);
+    note_sent(w);
     if (!job)
         return false;
     do_job(w, job);
