@@ -48,17 +48,22 @@ spec()
 }
 luks_options=encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10
 
-# qemu_create IMAGE SIZE OPTIONS
-qemu_create()
+# As run. Where it measures how fast it can stretch keys it may find its clock too coarse, and give up.
+patiently()
 {
     local _
     for _ in $(seq 30); do
-        LD_PRELOAD=$quick run qemu-img create -q "${secrets[@]}" -f qcow2 \
-            -o "$luks_options${3:+,$3}" "$1" "$2" && return
+        run "$@" && return
         tail -1 "$log" | grep -q 'accurate CPU usage' || return 1
         sleep 0.1
     done
     return 1
+}
+# qemu_create IMAGE SIZE OPTIONS
+qemu_create()
+{
+    LD_PRELOAD=$quick patiently qemu-img create -q "${secrets[@]}" -f qcow2 \
+        -o "$luks_options${3:+,$3}" "$1" "$2"
 }
 # qemu_io IMAGE COMMAND...
 qemu_io()
@@ -86,7 +91,7 @@ qemu_snapshot()
 }
 qemu_amend()
 {
-    LD_PRELOAD=$quick run qemu-img amend "${secrets[@]}" --image-opts "$(spec "$1" "${3:-s0}")" \
+    LD_PRELOAD=$quick patiently qemu-img amend "${secrets[@]}" --image-opts "$(spec "$1" "${3:-s0}")" \
         -o "$2"
 }
 

@@ -68,7 +68,7 @@ run qemu-img create -q -u -f qcow2 -b self.qcow2 -F qcow2 other.qcow2 1M
 mv other.qcow2 self.qcow2
 row "an image that backs itself [S4.14]" refused_alone 40 "backing file" self.qcow2
 qemu_create luksbase.qcow2 1M ""
-LD_PRELOAD=$quick run qemu-img create -q "${secrets[@]}" -u -f qcow2 -b never-opened.raw -F raw \
+LD_PRELOAD=$quick patiently qemu-img create -q "${secrets[@]}" -u -f qcow2 -b never-opened.raw -F raw \
     -o "$luks_options" luksbacked.qcow2 1M
 row "an encrypted image with a backing file" refused_alone 40 "backing file" luksbacked.qcow2
 run qemu-img create -q -f qcow2 -o data_file="$PWD/never-opened.data,data_file_raw=on" data.qcow2 1M

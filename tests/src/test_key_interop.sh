@@ -30,10 +30,11 @@ qemu_check()
 # Its benchmark sometimes gives up.
 qemu_create()
 {
-    local i out
-    for i in 1 2 3 4 5; do
+    local _ out
+    for _ in $(seq 60); do
         out=$(qemu-img create -q -f qcow2 --object "secret,id=s0,file=$1" -o encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=1 "$2" 1M 2>&1) && return 0
         case $out in *"CPU usage"*) ;; *) break ;; esac
+        sleep 0.2
     done
     echo "$out"
     return 1
