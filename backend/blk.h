@@ -109,5 +109,8 @@ struct blk_rw *blk_new_rw(struct blk_new *n); /* for filling it; borrowed */
 /* Everything durable, then the name, then the directory durable. Never replaces a file
  * (ERR_USAGE). Mode 0600 less the umask. */
 int blk_publish(struct blk_new **n, struct err *e) MUST_CHECK;
+/* All of it in a new file of that path, which appears by the same rules. Runs of zeroes are left
+ * out and read as such. */
+int blk_copy(const struct blk *from, const char *path, struct err *e) MUST_CHECK;
 
 #endif

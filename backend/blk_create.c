@@ -10,6 +10,9 @@
 
 #include "backend/blk_priv.h"
 #include "crypto/prim.h"
+#include "src/base/bytes.h"
+
+enum { COPY_BYTES = 1 << 20 };
 
 /* A file that has no name, or one nobody looks for, until it is whole. */
 struct blk_new {
@@ -200,4 +203,25 @@ int blk_publish(struct blk_new **new, struct err *e)
     n->temp[0] = 0;
     blk_new_free(MOVE(*new));
     return 0;
+}
+
+int blk_copy(const struct blk *from, const char *path, struct err *e)
+{
+    OWNED(blk_new) n = NULL;
+    OWNED_HEAP uint8_t *buf = malloc(COPY_BYTES);
+    if (!buf)
+        return err_nomem(e, "copying an image");
+    if (blk_create(path, blk_size(from), &n, e) < 0)
+        return -1;
+    for (uint64_t at = 0; at < blk_size(from);) {
+        uint64_t left = blk_size(from) - at;
+        size_t now = left < COPY_BYTES ? (size_t)left : COPY_BYTES;
+        if (blk_read(from, (struct host){at}, buf, now, e) < 0)
+            return -1;
+        if (!bytes_all_zero(buf, now) &&
+            blk_write(blk_new_rw(n), (struct host){at}, buf, now, e) < 0)
+            return -1;
+        at += now;
+    }
+    return blk_publish(&n, e);
 }

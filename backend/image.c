@@ -85,13 +85,22 @@ static int attach(struct qcow_image **img, const struct volume_key *key, struct 
     return 0;
 }
 
+/* From a claimed image to a disk that can be written. Takes the claim on success. */
+static int arm(struct blk_rw **w, struct qcow_image **img, const struct volume_key *key,
+               struct qcow_disk_rw **ret, struct err *e)
+{
+    OWNED(qcow_disk) disk = NULL;
+    if (attach(img, key, &disk, e) < 0)
+        return -1;
+    return qcow_arm(&disk, w, ret, e);
+}
+
 /* From a claimed image to a store. Takes the claim on success. */
 static int open_store(struct blk_rw **w, struct qcow_image **img, const struct volume_key *key,
                       struct store **ret, struct err *e)
 {
-    OWNED(qcow_disk) disk = NULL;
     OWNED(qcow_disk_rw) disk_rw = NULL;
-    if (attach(img, key, &disk, e) < 0 || qcow_arm(&disk, w, &disk_rw, e) < 0)
+    if (arm(w, img, key, &disk_rw, e) < 0)
         return -1;
     if (store_open(&disk_rw, ret, e) == 0)
         return 0;
@@ -212,6 +221,21 @@ int image_open_store(const char *path, const struct secret *pass, size_t pass_by
 {
     OWNED(image) i = NULL;
     return image_open_claimed(path, pass, pass_bytes, watch, &i, ret, e);
+}
+
+int image_open_damaged(const char *path, const struct secret *pass, size_t pass_bytes,
+                       const struct watch *watch, struct recovery **ret, struct err *e)
+{
+    OWNED(blk) b = NULL;
+    OWNED(blk_rw) w = NULL;
+    OWNED(volume_key) key = NULL;
+    OWNED(qcow_image) img = NULL;
+    OWNED(qcow_disk_rw) disk = NULL;
+    if (blk_open(path, BLK_READ_WRITE, &b, e) < 0 || blk_claim(&b, &w, e) < 0 ||
+        qcow_open(blk_of(w), &img, e) < 0 ||
+        qcow_recover(img, pass, pass_bytes, watch, &key, e) < 0 || arm(&w, &img, key, &disk, e) < 0)
+        return -1;
+    return recovery_new(&disk, ret, e);
 }
 
 int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,

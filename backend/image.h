@@ -15,7 +15,7 @@
 #ifndef NVKEEP_BACKEND_IMAGE_H
 #define NVKEEP_BACKEND_IMAGE_H
 
-#include "backend/store.h"
+#include "backend/store_recover.h"
 
 struct image_file;
 struct image;
@@ -56,6 +56,11 @@ int image_open_claimed(const char *path, const struct secret *pass, size_t pass_
                        struct err *e) MUST_CHECK;
 int image_open_store(const char *path, const struct secret *pass, size_t pass_bytes,
                      const struct watch *watch, struct store **ret, struct err *e) MUST_CHECK;
+
+/* After ERR_STATE_CORRUPT: the claim, and what of the state can be recovered. Nothing is written.
+ */
+int image_open_damaged(const char *path, const struct secret *pass, size_t pass_bytes,
+                       const struct watch *watch, struct recovery **ret, struct err *e) MUST_CHECK;
 
 /* The same without a claim, reading only (the file need not be writable); usable while another
  * process runs on the image. */

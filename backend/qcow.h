@@ -38,6 +38,7 @@ DEFINE_OWNED(qcow_image);
 /* Facts without the key; pointers live as long as the image. */
 const struct qcow_header *qcow_image_header(const struct qcow_image *img);
 const struct luks_header *qcow_image_luks(const struct qcow_image *img);
+const struct blk *qcow_image_blk(const struct qcow_image *img); /* that it was opened on */
 
 /* Which active slots are tried and in which order: 0 to 7. The watch counts iterations over all of
  * them. ERR_KEY_WRONG; ERR_STATE_CORRUPT when no slot is active. */

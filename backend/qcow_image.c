@@ -31,6 +31,11 @@ const struct luks_header *qcow_image_luks(const struct qcow_image *img)
     return &img->luks;
 }
 
+const struct blk *qcow_image_blk(const struct qcow_image *img)
+{
+    return img->blk;
+}
+
 /* ---- who uses which cluster ---- */
 
 static const char *const use_names[] = {

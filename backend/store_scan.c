@@ -180,20 +180,85 @@ static int judge_newer(const struct scan *s, enum record_area area, size_t i, st
     return 0;
 }
 
-int store_scan(const struct scan *s, struct scan_result *ret, struct err *e)
+/* R3 to R7, for every sector. */
+static int judge_all(const struct scan *s, struct scan_result *r, struct err *e)
 {
     /* Damage first: its message names the very sector. */
     static int (*const judges[])(const struct scan *, enum record_area, size_t,
                                  struct scan_result *, struct err *) = {judge_damage, judge_newer};
-    struct scan_result r = {0};
-    if (find_base(s, &r, e) < 0 || walk_log(s, &r, e) < 0)
-        return -1;
     for (size_t judge = 0; judge < ARRAY_LEN(judges); judge++)
         for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
             for (size_t i = 0; i < s->n_sectors[a]; i++)
-                if (judges[judge](s, a, i, &r, e) < 0)
+                if (judges[judge](s, a, i, r, e) < 0)
                     return -1;
+    return 0;
+}
+
+int store_scan_best(const struct scan *s, struct scan_result *ret, struct err *ret_damage,
+                    struct err *e)
+{
+    struct scan_result r = {0};
+    struct err damage = {0};
+    if (find_base(s, &r, e) < 0)
+        return -1;
+    if (walk_log(s, &r, &damage) == 0 && judge_all(s, &r, &damage) == 0)
+        damage = (struct err){0};
     note_beside(s, &r);
     *ret = r;
+    *ret_damage = damage;
     return 0;
+}
+
+int store_scan(const struct scan *s, struct scan_result *ret, struct err *e)
+{
+    struct scan_result r;
+    struct err damage;
+    if (store_scan_best(s, &r, &damage, e) < 0)
+        return -1;
+    if (damage.kind != ERR_NONE) {
+        size_t n = strlen(damage.text);
+        *e = damage;
+        (void)snprintf(e->text + n, sizeof(e->text) - n, "; nvkeep recover can go back to it");
+        return -1;
+    }
+    *ret = r;
+    return 0;
+}
+
+static uint64_t greater(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void add_claim(const struct scan *s, const struct scan_result *at, enum record_area area,
+                      size_t i, struct scan_claims *c)
+{
+    struct record_sector found;
+    struct record_mark claim;
+    if (record_sector_verify(s->key, area, (uint32_t)i, s->area[area] + i * SECTOR_BYTES, &found)) {
+        c->newest = greater(c->newest, found.head.generation);
+        c->epoch = greater(c->epoch, found.head.epoch);
+    }
+    if (standing_of(s, at, area, i, &claim) != BEHIND) {
+        c->newest = greater(c->newest, claim.generation);
+        c->newest_after_this = greater(c->newest_after_this, claim.generation);
+    }
+}
+
+void store_scan_claims(const struct scan *s, const struct scan_result *at, struct scan_claims *ret)
+{
+    struct scan_claims c = {at->generation, at->epoch, at->generation};
+    for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
+        for (size_t i = 0; i < s->n_sectors[a]; i++)
+            add_claim(s, at, a, i, &c);
+    *ret = c;
+}
+
+bool store_scan_is_stray(const struct scan *s, enum record_area area, size_t i, uint64_t generation)
+{
+    const uint8_t *sector = s->area[area] + i * SECTOR_BYTES;
+    struct record_mark claim;
+    struct record_sector found;
+    return newest_claim(sector, &claim) > 0 && claim.generation > generation &&
+           !record_sector_verify(s->key, area, (uint32_t)i, sector, &found);
 }

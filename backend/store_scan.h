@@ -23,6 +23,15 @@
  *      anything yet (two that opened the same state), somebody else has taken over: the owner
  * writes nothing any more.
  *
+ *  W9  Going back to an older state because of damage, which only happens when somebody asks for it
+ *      (store_recover.h), is one checkpoint in the area that does not hold the base of the state
+ *      that verifies. Its generation is higher than that of every sector that verifies or is damage
+ *      (R4), and three or more beyond the state's: as long as only part of it arrived, R3 reports
+ *      it, even where it has overwritten all traces of the damage. Its epoch is higher by as much,
+ *      an epoch being used up only together with a generation. What does not verify and claims even
+ *      more is noise so far (it is 2^20 ahead), but need not stay so: it is overwritten with zeroes
+ *      and flushed before. Afterwards all that is left over claims less (R7).
+ *
  *  R1  The base is the newest checkpoint whose sectors are all there and whose record MAC is right.
  *  R2  From position 0 of the log every record counts that is whole, has the next generation, an
  *      epoch not lower and a record MAC that chains onto the one before. The rest of the log is
@@ -73,5 +82,22 @@ enum record_area area_beside(enum record_area base); /* the other of the two che
 
 /* ERR_STATE_CORRUPT: says what is damaged or missing, and the newest generation that verifies. */
 int store_scan(const struct scan *s, struct scan_result *ret, struct err *e) MUST_CHECK;
+
+/* The newest state that verifies, even beside damage: *ret_damage is then what store_scan() would
+ * have failed with; kind ERR_NONE: all is sound. ERR_STATE_CORRUPT: no state verifies. */
+int store_scan_best(const struct scan *s, struct scan_result *ret, struct err *ret_damage,
+                    struct err *e) MUST_CHECK;
+
+/* What the disk speaks of beyond the state that store_scan_best() reached. */
+struct scan_claims {
+    uint64_t newest;            /* W9: generation; at least the one reached */
+    uint64_t epoch;             /* W9: highest that verifies */
+    uint64_t newest_after_this; /* generation that the owner or a later one began to write */
+};
+void store_scan_claims(const struct scan *s, const struct scan_result *at, struct scan_claims *ret);
+
+/* W9: does sector i of the area claim more than that generation, and not verify? */
+bool store_scan_is_stray(const struct scan *s, enum record_area area, size_t i,
+                         uint64_t generation);
 
 #endif

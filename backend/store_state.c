@@ -200,24 +200,86 @@ static int load_log(const struct reading *r, const struct scan_result *found,
     return 0;
 }
 
-int store_load(const struct qcow_disk *d, struct scan_result *ret_found,
-               struct store_content *ret_content, struct secret **ret_record, struct err *e)
+/* The state that was found, put together; and room for its full record. */
+static int load_found(const struct reading *r, const struct scan_result *found,
+                      struct store_content *ret_content, struct secret **ret_record, struct err *e)
 {
-    __attribute__((cleanup(reading_clear))) struct reading r = {0};
     __attribute__((cleanup(content_clear))) struct store_content c = {0};
     OWNED(secret) record = NULL;
-    struct scan_result found;
-    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0 || store_scan(&r.scan, &found, e) < 0 ||
-        load_base(&r, &found, &c, &record, e) < 0 || load_log(&r, &found, &c, &record, e) < 0)
+    if (load_base(r, found, &c, &record, e) < 0 || load_log(r, found, &c, &record, e) < 0)
         return -1;
-
     const struct state_view now = content_view(&c);
     size_t full = record_sectors(state_encoded_bytes(&now)) * SECTOR_BYTES;
     if (grow(&record, full, 0, e) < 0)
         return -1;
-    *ret_found = found;
     *ret_content = c;
     *ret_record = MOVE(record);
     c = (struct store_content){0};
+    return 0;
+}
+
+int store_load(const struct qcow_disk *d, struct scan_result *ret_found,
+               struct store_content *ret_content, struct secret **ret_record, struct err *e)
+{
+    __attribute__((cleanup(reading_clear))) struct reading r = {0};
+    struct scan_result found;
+    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0 || store_scan(&r.scan, &found, e) < 0 ||
+        load_found(&r, &found, ret_content, ret_record, e) < 0)
+        return -1;
+    *ret_found = found;
+    return 0;
+}
+
+void salvage_clear(struct salvage *s)
+{
+    content_clear(&s->content);
+    secret_free(s->record);
+    free(s->strays);
+    *s = (struct salvage){0};
+}
+
+/* W9 */
+static int choose_next(struct salvage *s, struct err *e)
+{
+    uint64_t reached = s->at.generation, beyond = s->claims.newest + 1;
+    if (s->claims.newest > UINT64_MAX / 2 || s->claims.epoch > UINT64_MAX / 4)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the record store speaks of generation %" PRIu64 ", epoch %" PRIu64
+                       ": there is hardly a higher number to go on with",
+                       s->claims.newest, s->claims.epoch);
+    s->next_generation = beyond - reached < 3 ? reached + 3 : beyond;
+    s->next_epoch = s->claims.epoch + (s->next_generation - reached);
+    return 0;
+}
+
+static int list_strays(const struct reading *r, const struct store_layout *l, struct salvage *s,
+                       struct err *e)
+{
+    size_t total = 0;
+    for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
+        total += r->scan.n_sectors[a];
+    s->strays = calloc(total, sizeof(*s->strays));
+    if (!s->strays)
+        return err_nomem(e, "the search through the record store");
+    for (enum record_area a = AREA_CHECKPOINT_A; a <= AREA_LOG; a++)
+        for (size_t i = 0; i < r->scan.n_sectors[a]; i++)
+            if (store_scan_is_stray(&r->scan, a, i, s->next_generation))
+                s->strays[s->n_strays++] = (struct sector){area_first(l, a).nr + i};
+    return 0;
+}
+
+int store_salvage(const struct qcow_disk *d, struct salvage *ret, struct err *e)
+{
+    __attribute__((cleanup(reading_clear))) struct reading r = {0};
+    __attribute__((cleanup(salvage_clear))) struct salvage s = {0};
+    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0 ||
+        store_scan_best(&r.scan, &s.at, &s.damage, e) < 0 ||
+        load_found(&r, &s.at, &s.content, &s.record, e) < 0)
+        return -1;
+    store_scan_claims(&r.scan, &s.at, &s.claims);
+    if (choose_next(&s, e) < 0 || list_strays(&r, &qcow_disk_facts(d)->layout, &s, e) < 0)
+        return -1;
+    *ret = s;
+    s = (struct salvage){0};
     return 0;
 }

@@ -29,6 +29,21 @@ int store_load(const struct qcow_disk *d, struct scan_result *ret_found,
                struct store_content *ret_content, struct secret **ret_record,
                struct err *e) MUST_CHECK;
 
+/* The same where part of it may be damaged (W9): the newest state that verifies. */
+struct salvage {
+    struct err damage; /* kind ERR_NONE: there is none */
+    struct scan_result at;
+    struct scan_claims claims;
+    struct store_content content;
+    struct secret *record;                /* as above */
+    uint64_t next_generation, next_epoch; /* of the checkpoint that is to replace it */
+    struct sector *strays;                /* to be overwritten with zeroes before */
+    size_t n_strays;
+};
+/* ERR_STATE_CORRUPT: nothing verifies. The caller clears. */
+int store_salvage(const struct qcow_disk *d, struct salvage *ret, struct err *e) MUST_CHECK;
+void salvage_clear(struct salvage *s);
+
 /* First sector of an area on the disk, and how many it has. */
 struct sector area_first(const struct store_layout *l, enum record_area area);
 uint64_t area_sectors(const struct store_layout *l, enum record_area area);
