@@ -77,6 +77,7 @@ int cmd_serve(struct cli_run *run, struct err *e);
 int cmd_info(struct cli_run *run, struct err *e);
 int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
+int cmd_recover(struct cli_run *run, struct err *e);
 int cmd_ctl(struct cli_run *run, struct err *e);
 
 #endif

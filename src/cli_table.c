@@ -119,6 +119,11 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
     [OPT_FOLLOW] = {"follow", 'f', ARG_NONE, NULL,
                     "events: go on after the first one, until the daemon ends"},
+    [OPT_YES] = {"yes", 0, ARG_NONE, NULL, "do it; without it, only say what would be done"},
+    [OPT_BACKUP] = {"backup", 0, ARG_PATH, "FILE",
+                    "copy the whole image to FILE (which must not exist) before it is written"},
+    [OPT_NO_BACKUP] = {"no-backup", 0, ARG_NONE, NULL,
+                       "there is a copy already, or none is wanted"},
     [OPT_JSON] = {"json", 0, ARG_NONE, NULL, "report as a JSON object on standard output"},
     [OPT_HELP] = {"help", 'h', ARG_NONE, NULL, "this text"},
 };
@@ -214,6 +219,31 @@ const struct cli_command cli_commands[] = {
         OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
         .wants_key = true,
         .run = cmd_check,
+    },
+    {
+        .name = "recover",
+        .operand = "IMAGE",
+        .brief = "go back to the newest state that a damaged image still has",
+        .about =
+            "For an image that is refused as STATE_CORRUPT because records of the TPM's state are\n"
+            "damaged. Says what is damaged, which state is the newest that still verifies, and "
+            "how\n"
+            "many changes are lost with those behind it. Without --yes nothing is written; the "
+            "exit\n"
+            "code is 0 if there is a state to go back to.\n"
+            "\n"
+            "With --yes that state becomes the newest one, and the image opens again. To the "
+            "guest\n"
+            "it is as if the changes since then never happened. A copy of the image is made first\n"
+            "(--backup), or declined (--no-backup).\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served. Opening an image never\n"
+            "goes back by itself.",
+        OPTIONS(OPT_KEY, OPT_YES, OPT_BACKUP, OPT_NO_BACKUP, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_BACKUP, OPT_NO_BACKUP}},
+        .n_exclusive = 1,
+        .wants_key = true,
+        .run = cmd_recover,
     },
     {
         .name = "ctl",

@@ -35,6 +35,9 @@ enum cli_option_id {
     OPT_DAEMON,
     OPT_TERMINATE,
     OPT_FOLLOW,
+    OPT_YES,
+    OPT_BACKUP,
+    OPT_NO_BACKUP,
     OPT_JSON,
     OPT_HELP,
     N_OPTIONS
