@@ -3,8 +3,9 @@
  * A commit appends one record to the log, or writes one checkpoint, then flushes once, then
  * returns: what store_commit() acknowledged is durable. Nothing is written when nothing changed.
  * Opening takes the newest intact checkpoint and every record that chains onto it; it never writes
- * and there is no recovery code. What it cannot explain by a write that was cut off is damage, and
- * is reported (ERR_STATE_CORRUPT), never rolled back silently. Sectors are described in
+ * and has nothing to recover. What it cannot explain by a write that was cut off is damage, and is
+ * reported (ERR_STATE_CORRUPT), never rolled back silently; the way back, for somebody who asks for
+ * it, is store_recover.h. Sectors are described in
  * store_record.h, payloads in store_diff.h, the numbered rules of writing and searching in
  * store_scan.h, all of it for other readers in src/doc/format.md.
  *

@@ -413,6 +413,29 @@ static void what_verifies_and_claims_a_far_generation_is_left_behind(void **stat
     end(&h);
 }
 
+/* What an owner wrote who had lost the image is no damage, whatever generation it claims; the
+ * recovered state goes on behind it all the same. */
+static void what_a_stale_owner_left_is_left_behind(void **state)
+{
+    static struct history h;
+    uint8_t plain[SECTOR_BYTES];
+    (void)state;
+    begin(&h);
+    struct store *s = opened(&h.im);
+    for (unsigned i = 0; i < 5; i++)
+        change(&h, s, 1);
+    store_free(s);
+    seal_plain(&h, 20, 500, 1, plain);
+    put_plain(&h, LOG + 20, plain);
+    assert_int_equal(look(&h).damage.kind, ERR_NONE);
+    flip_generation(&h, 6);
+    struct recovery_facts f = look(&h);
+    assert_int_equal(f.newest, 6);
+    assert_int_equal(f.next_generation, 501);
+    assert_comes_back(&h, 5);
+    end(&h);
+}
+
 static void a_number_without_a_next_one_is_refused(void **state)
 {
     static struct history h;
@@ -503,6 +526,7 @@ int main(void)
         cmocka_unit_test(what_was_recovered_and_is_damaged_again_is_recovered_again),
         cmocka_unit_test(noise_ahead_of_the_state_is_not_taken_for_damage_of_the_recovered_one),
         cmocka_unit_test(what_verifies_and_claims_a_far_generation_is_left_behind),
+        cmocka_unit_test(what_a_stale_owner_left_is_left_behind),
         cmocka_unit_test(a_number_without_a_next_one_is_refused),
         cmocka_unit_test(a_recovery_that_fails_can_be_begun_anew),
         cmocka_unit_test(somebody_who_writes_meanwhile_is_left_alone),
