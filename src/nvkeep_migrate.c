@@ -95,13 +95,13 @@ static unsigned kinds_of(const struct store *s)
     return kinds;
 }
 
-/* All at once: what is handed out later is of this instant, and cannot fail any more. */
+/* All at once: what is handed out later is of this instant, and cannot fail any more. What a commit
+ * that failed has left to be written again is durable first, or its mark would soon be another. */
 static int begin_export(struct nvkeep *h, struct err *e)
 {
     const unsigned kinds = kinds_of(h->store);
     struct state_change nothing = {0};
-    uint8_t ignored[ORIGIN_BYTES];
-    if (custody_unused(h->store, ignored) && library_commit(h, &nothing, e) < 0)
+    if (library_commit(h, &nothing, e) < 0)
         return -1;
     if (custody_export_begin(h->custody, h->store, kinds, 0, e) < 0)
         return -1;

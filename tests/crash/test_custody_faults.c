@@ -303,5 +303,6 @@ int main(int argc, char **argv)
     secret_free(pass);
     printf("%lu faults: %lu refused, %lu withstood, %lu violations\n", tally.faults, tally.refused,
            tally.withstood, tally.violations);
-    return tally.violations > 0;
+    /* A loop that tried nothing has shown nothing. */
+    return tally.violations > 0 || tally.faults < 500 || tally.refused < tally.faults / 2;
 }

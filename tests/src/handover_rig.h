@@ -219,4 +219,18 @@ static inline void file_is(const char *name, const uint8_t *p, size_t n)
     free(now);
 }
 
+/* A machine that runs on host a with something to lose. */
+static inline struct host running(const char *options)
+{
+    rig_image("");
+    struct host a = host_start("a", "i", options);
+    host_boot(&a);
+    host_define(&a);
+    assert_int_equal(host_write(&a, "before.."), 0);
+    host_extend(&a);
+    return a;
+}
+
+#define INCOMING "--migration incoming"
+
 #endif
