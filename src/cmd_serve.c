@@ -17,7 +17,7 @@ struct plan {
     struct migration_key_source migration_key; /* KEY_SOURCE_NONE: no such key */
     struct cli_log log_to;
     struct log log;
-    char *image, *ctrl_path, *server_path, *admin_path, *pid_path;
+    char *image, *ctrl_path, *server_path, *admin_path, *pid_path, *spent_path;
 };
 
 static void plan_clear(struct plan *p)
@@ -29,6 +29,7 @@ static void plan_clear(struct plan *p)
     free(p->server_path);
     free(p->admin_path);
     free(p->pid_path);
+    free(p->spent_path);
 }
 
 /* No descriptor can serve two purposes: whoever reads it first leaves nothing to the other. */
@@ -147,7 +148,8 @@ static int make_absolute(const char *path, char **owner, const char **ret, struc
 
 static int make_all_absolute(struct plan *p, struct err *e)
 {
-    if (make_absolute(p->o.image, &p->image, &p->o.image, e) < 0 ||
+    if (make_absolute(p->o.remove_when_ready, &p->spent_path, &p->o.remove_when_ready, e) < 0 ||
+        make_absolute(p->o.image, &p->image, &p->o.image, e) < 0 ||
         make_absolute(p->o.ctrl.path, &p->ctrl_path, &p->o.ctrl.path, e) < 0 ||
         make_absolute(p->o.server.path, &p->server_path, &p->o.server.path, e) < 0 ||
         make_absolute(p->o.admin.path, &p->admin_path, &p->o.admin.path, e) < 0 ||
@@ -228,6 +230,7 @@ int cmd_serve(struct cli_run *run, struct err *e)
 {
     struct plan p = {0};
     int r = parse(run->args, &p, e);
+    p.o.remove_when_ready = migration_key_source_to_remove(&p.migration_key);
     if (r == 0)
         r = open_log(&p, e);
     if (r == 0)

@@ -215,13 +215,10 @@ static int read_key(const struct migration_key_source *s, struct migration_key *
 int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,
                               struct err *e)
 {
-    char buf[QUOTED_BYTES];
-    OWNED(migration_key) k = NULL;
-    if (read_key(s, &k, e) < 0)
-        return err_prefix(e, "--migration-key");
-    if (s->remove && s->kind == KEY_SOURCE_FILE && unlink(s->value) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "--migration-key: cannot remove %s",
-                       err_quote(buf, sizeof(buf), s->value, strlen(s->value)));
-    *ret = MOVE(k);
-    return 0;
+    return read_key(s, ret, e) < 0 ? err_prefix(e, "--migration-key") : 0;
+}
+
+const char *migration_key_source_to_remove(const struct migration_key_source *s)
+{
+    return s->remove && s->kind == KEY_SOURCE_FILE ? s->value : NULL;
 }

@@ -7,7 +7,7 @@
  *     credential=NAME                              file NAME in $CREDENTIALS_DIRECTORY: a key, or
  *                                                  with kdf= a passphrase
  *     [,mode=aes-cbc|aes-128-cbc|aes-256-cbc]      its length; aes-cbc, the default, is aes-128-cbc
- *     [,remove[=true|false]]                       the file is removed after it was read
+ *     [,remove[=true|false]]                       the file is removed, see below
  *
  * Nothing is escaped: a path has no comma in it.
  */
@@ -33,9 +33,11 @@ int migration_key_source_parse(const char *arg, struct migration_key_source *ret
                                struct err *e) MUST_CHECK;
 
 /* Reads and makes the key. ERR_KEY_MISSING: there is nothing in it; ERR_KEY_WRONG: no key of that
- * form and length; ERR_USAGE: no such file or descriptor; ERR_STORAGE, also where the file was read
- * and cannot be removed. */
+ * form and length; ERR_USAGE: no such file or descriptor; ERR_STORAGE. */
 int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,
                               struct err *e) MUST_CHECK;
+/* The file that is to be removed once all has gone well, or NULL: a start that fails for another
+ * reason has not taken a key away. */
+const char *migration_key_source_to_remove(const struct migration_key_source *s);
 
 #endif

@@ -157,6 +157,9 @@ static int become_ready(struct server *s, struct err *e)
 {
     const struct confine c = {{listener_dir_fd(s->ctrl), listener_dir_fd(s->data),
                                pid_file_dir_fd(s->pid), listener_dir_fd(s->admin_socket)}};
+    const char *spent = s->o->remove_when_ready;
+    if (spent && unlink(spent) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "--migration-key: cannot remove its file");
     if (confine(&c, e) < 0)
         return -1;
     /* Not one command before that. */

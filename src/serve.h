@@ -56,6 +56,7 @@ struct serve_options {
     struct endpoint ctrl, server, admin;
     struct custody_rules rules;          /* --migration, --migration-seal */
     struct migration_key *migration_key; /* --migration-key; taken; rules borrow it */
+    const char *remove_when_ready;       /* NULL, or a key's file, for --migration-key remove */
     bool incoming, copied;
     enum device_kind device; /* DEVICE_TPM20 unless --tpm12; only asked where copied */
     unsigned flags;

@@ -80,6 +80,27 @@ static void image_without_a_tpm_needs_a_way_for_one_to_come(void **state)
     assert_int_equal(host_end(&b), 0);
 }
 
+/* A start that fails for another reason has not taken the key away. */
+static void migration_key_is_removed_once_the_daemon_is_ready(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    file_put("m", "00112233445566778899aabbccddeeff", 32);
+    rig_image("");
+    file_put("other", "not the key", 11);
+    program_expect(&r, 11,
+                   "serve i --key file=other --ctrl type=unixio,path=s "
+                   "--migration-key file=m,remove");
+    assert_true(file_exists("m"));
+    program_expect(&r, 0,
+                   "serve i --key file=k --ctrl type=unixio,path=s --pid file=p "
+                   "--migration-key file=m,remove --daemon");
+    assert_false(file_exists("m"));
+    int ctrl = rig_connect("s");
+    assert_int_equal(ctrl_simple(ctrl, CTRL_SHUTDOWN), 0);
+    close(ctrl);
+}
+
 /* --- storage that is copied --- */
 
 static void copy_image(const char *from, const char *to, size_t most)
@@ -241,6 +262,7 @@ int main(void)
         IN_DIR(what_can_be_known_is_refused_before_an_emulator_can_connect),
         IN_DIR(copied_image_needs_its_key_from_the_start),
         IN_DIR(image_without_a_tpm_needs_a_way_for_one_to_come),
+        IN_DIR(migration_key_is_removed_once_the_daemon_is_ready),
         IN_DIR(copied_image_is_opened_as_soon_as_it_can_be),
         IN_DIR(copied_image_that_comes_with_the_load_is_opened_then),
         IN_DIR(copy_may_replace_an_image_of_another_key),
