@@ -83,7 +83,7 @@ const struct cli_option cli_options[N_OPTIONS] = {
                  {"format", "hex|binary", "how the key is written (default: hex)"},
                  {"mode", "aes-256-cbc|aes-128-cbc", "its length (default: aes-128-cbc)"},
                  {"kdf", "pbkdf2|sha512", "how it is made from a passphrase (default: pbkdf2)"},
-                 {"remove", "BOOL", "remove the file once it was read", true}}},
+                 {"remove", "BOOL", "remove the file once the daemon is ready", true}}},
     [OPT_MIGRATION_SEAL] = {"migration-seal", 0, ARG_WORDS, "POLICY",
                             "whether what travels is sealed",
                             .sub = {{"auto", NULL,
