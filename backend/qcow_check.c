@@ -10,14 +10,19 @@
  * active tables were validated when the image was opened; those of snapshots and bitmaps are not
  * trusted here either: what they refer to is checked first. [QCOW2; qemu-img check] */
 
+/* What is read and held is bounded, whatever the tables say: each L2 table is read once, however
+ * many L1 entries name it, and no bitmap has a larger table than the disk's size calls for. */
 enum {
     PIECE = 4096,
-    MAX_ENTRIES = 1 << 26, /* of the L2 tables of all snapshots together */
+    MAX_L2_ENTRIES = 1 << 23,     /* of all L2 tables together, those of snapshots included */
+    MAX_BITMAP_ENTRIES = 1 << 20, /* of all bitmap tables together */
+    BITMAP_COST = 64,             /* in entries, what a bitmap costs apart from its table */
+    SEEN_MOST = UINT16_MAX,       /* stands for that and more */
 };
 
 struct count {
     const struct qcow_image *img;
-    uint32_t *seen;  /* references to each host cluster */
+    uint16_t *seen;  /* references to each host cluster, at most SEEN_MOST */
     uint64_t *piece; /* of PIECE entries */
     uint64_t n_entries;
     struct qcow_check check;
@@ -35,7 +40,12 @@ static void corruption(struct count *c, const char *fmt, ...)
     va_end(ap);
 }
 
-static void count_range(struct count *c, const char *what, uint64_t at, uint64_t n)
+static void add_references(uint16_t *seen, uint32_t times)
+{
+    *seen = times > (uint32_t)(SEEN_MOST - *seen) ? SEEN_MOST : (uint16_t)(*seen + times);
+}
+
+static void count_times(struct count *c, const char *what, uint64_t at, uint64_t n, uint32_t times)
 {
     const struct qcow_image *img = c->img;
     if (n == 0)
@@ -46,28 +56,33 @@ static void count_range(struct count *c, const char *what, uint64_t at, uint64_t
         return;
     }
     for (uint64_t i = first; i <= (at + n - 1) / img->cluster_bytes; i++)
-        c->seen[i]++;
+        add_references(&c->seen[i], times);
+}
+
+static void count_range(struct count *c, const char *what, uint64_t at, uint64_t n)
+{
+    count_times(c, what, at, n, 1);
 }
 
 /* ---- tables ---- */
 
-static int count_l2(struct count *c, uint64_t at, struct err *e)
+/* An L2 table that `times` L1 entries name. */
+static int count_l2(struct count *c, uint64_t at, uint32_t times, struct err *e)
 {
     const struct qcow_image *img = c->img;
     uint64_t n = img->cluster_bytes / 8;
-    OWNED_HEAP uint64_t *piece = malloc(PIECE * sizeof(*piece));
-    if (!piece)
-        return err_nomem(e, "an L2 table");
     c->n_entries += n;
-    if (c->n_entries > MAX_ENTRIES)
+    if (c->n_entries > MAX_L2_ENTRIES)
         return qcow_bad(img->blk, ERR_UNSUPPORTED, e,
-                        "the snapshots have more than %d entries in their tables", MAX_ENTRIES);
+                        "disk and snapshots have more than %d entries in their L2 tables: too many "
+                        "to be counted",
+                        MAX_L2_ENTRIES);
     for (uint64_t i = 0; i < n; i += PIECE) {
         size_t part = n - i < PIECE ? (size_t)(n - i) : PIECE;
-        if (qcow_read_table(img->blk, (struct host){at + i * 8}, piece, part, e) < 0)
+        if (qcow_read_table(img->blk, (struct host){at + i * 8}, c->piece, part, e) < 0)
             return -1;
         for (size_t k = 0; k < part; k++) {
-            uint64_t entry = piece[k], to = entry & QCOW_OFFSET;
+            uint64_t entry = c->piece[k], to = entry & QCOW_OFFSET;
             if (entry & QCOW_COMPRESSED)
                 corruption(c,
                            "the L2 table at offset 0x%" PRIx64
@@ -78,8 +93,21 @@ static int count_l2(struct count *c, uint64_t at, struct err *e)
             else if (to % img->cluster_bytes != 0)
                 corruption(c, "data at offset 0x%" PRIx64 " is not at the begin of a cluster", to);
             else if (to != 0)
-                count_range(c, "data", to, img->cluster_bytes);
+                count_times(c, "data", to, img->cluster_bytes, times);
         }
+    }
+    return 0;
+}
+
+/* After all L1 tables and before anything else that could name the same clusters: what was counted
+ * of an L2 table is how many L1 entries name it. */
+static int count_l2s(struct count *c, struct err *e)
+{
+    const struct qcow_image *img = c->img;
+    for (uint32_t i = 0; i < img->n_host; i++) {
+        bool is_l2 = img->use[i] == USE_L2 || img->use[i] == USE_SNAPSHOT_L2;
+        if (is_l2 && count_l2(c, i * img->cluster_bytes, c->seen[i], e) < 0)
+            return -1;
     }
     return 0;
 }
@@ -97,11 +125,8 @@ static int count_l1(struct count *c, struct host l1, uint32_t n, struct err *e)
             uint64_t to = c->piece[k] & QCOW_OFFSET;
             if (c->piece[k] & QCOW_L1_RESERVED)
                 corruption(c, "an L1 table has reserved bits set");
-            if (to == 0)
-                continue;
-            count_range(c, "an L2 table", to, img->cluster_bytes);
-            if (count_l2(c, to, e) < 0)
-                return -1;
+            if (to != 0)
+                count_range(c, "an L2 table", to, img->cluster_bytes);
         }
     }
     return 0;
@@ -136,7 +161,13 @@ static int count_reftable(struct count *c, struct err *e)
 
 /* ---- bitmaps [QCOW2 bitmaps] ---- */
 
-enum { BITMAP_FIXED_BYTES = 24 };
+enum { BITMAP_FIXED_BYTES = 24, BITMAP_LEAST_GRANULARITY = 512 };
+
+/* Entries of the table of the finest bitmap: one bit for every 512 bytes of the disk. */
+static uint64_t bitmap_entries_most(const struct qcow_image *img)
+{
+    return img->header.size / BITMAP_LEAST_GRANULARITY / 8 / img->cluster_bytes + 1;
+}
 
 static int count_bitmap(struct count *c, uint64_t table, uint32_t n, struct err *e)
 {
@@ -146,6 +177,19 @@ static int count_bitmap(struct count *c, uint64_t table, uint32_t n, struct err 
                    table);
         return 0;
     }
+    if (n > bitmap_entries_most(img)) {
+        corruption(c,
+                   "the bitmap table at offset 0x%" PRIx64 " has %" PRIu32
+                   " entries, a disk of this size needs at most %" PRIu64,
+                   table, n, bitmap_entries_most(img));
+        return 0;
+    }
+    c->n_entries += n + BITMAP_COST;
+    if (c->n_entries > MAX_BITMAP_ENTRIES)
+        return qcow_bad(img->blk, ERR_UNSUPPORTED, e,
+                        "there are more bitmaps than can be counted (more than %d entries in their "
+                        "tables)",
+                        MAX_BITMAP_ENTRIES);
     count_range(c, "a bitmap table", table, (uint64_t)n * 8);
     for (uint32_t i = 0; i < n; i += PIECE) {
         size_t part = n - i < PIECE ? n - i : PIECE;
@@ -163,6 +207,7 @@ static int count_bitmaps(struct count *c, struct err *e)
 {
     const struct qcow_header *h = &c->img->header;
     uint64_t used = 0;
+    c->n_entries = 0;
     if (!h->has_bitmaps)
         return 0;
     count_range(c, "the bitmap directory", h->bitmap_dir.byte, h->bitmap_dir_bytes);
@@ -189,17 +234,17 @@ static int compare(void *ctx, uint32_t first, const uint64_t *refs, size_t n, st
     struct count *c = ctx;
     (void)e;
     for (size_t i = 0; i < n; i++) {
-        uint32_t *seen = &c->seen[first + i];
+        uint16_t *seen = &c->seen[first + i];
         uint64_t at = (first + i) * c->img->cluster_bytes;
         c->check.clusters += *seen > 0;
         if (refs[i] < *seen)
             corruption(c,
-                       "the cluster at offset 0x%" PRIx64 " has %" PRIu32
+                       "the cluster at offset 0x%" PRIx64 " has %u"
                        " references and a refcount of %" PRIu64,
                        at, *seen, refs[i]);
-        if (refs[i] > *seen && c->check.leaks++ == 0)
+        if (refs[i] > *seen && *seen < SEEN_MOST && c->check.leaks++ == 0)
             snprintf(c->first_leak, sizeof(c->first_leak),
-                     "the cluster at offset 0x%" PRIx64 " has %" PRIu32
+                     "the cluster at offset 0x%" PRIx64 " has %u"
                      " references and a refcount of %" PRIu64,
                      at, *seen, refs[i]);
         *seen = 0; /* compared */
@@ -221,20 +266,27 @@ static void check_copied(struct count *c)
     }
 }
 
-static int check_l1_copied(struct count *c, struct err *e)
+static void check_l1_entry(struct count *c, uint32_t i, uint64_t entry)
 {
     const struct qcow_image *img = c->img;
-    for (uint32_t i = 0; i < img->header.l1_size; i++) {
-        uint64_t entry;
-        struct host at = {img->header.l1.byte + (uint64_t)i * 8};
-        if (qcow_read_table(img->blk, at, &entry, 1, e) < 0)
+    uint64_t host = (entry & QCOW_OFFSET) / img->cluster_bytes;
+    if (host == 0 || host >= img->n_host)
+        return;
+    if (!(entry & QCOW_COPIED) != (img->refs[host] != 1))
+        corruption(c, "L1 entry %" PRIu32 " is %s as not shared, its refcount is %u", i,
+                   entry & QCOW_COPIED ? "marked" : "not marked", img->refs[host]);
+}
+
+static int check_l1_copied(struct count *c, struct err *e)
+{
+    const struct qcow_header *h = &c->img->header;
+    for (uint32_t i = 0; i < h->l1_size; i += PIECE) {
+        size_t part = h->l1_size - i < PIECE ? h->l1_size - i : PIECE;
+        struct host at = {h->l1.byte + (uint64_t)i * 8};
+        if (qcow_read_table(c->img->blk, at, c->piece, part, e) < 0)
             return -1;
-        uint64_t host = (entry & QCOW_OFFSET) / img->cluster_bytes;
-        if (host == 0 || host >= img->n_host)
-            continue;
-        if (!(entry & QCOW_COPIED) != (img->refs[host] != 1))
-            corruption(c, "L1 entry %" PRIu32 " is %s as not shared, its refcount is %u", i,
-                       entry & QCOW_COPIED ? "marked" : "not marked", img->refs[host]);
+        for (size_t k = 0; k < part; k++)
+            check_l1_entry(c, i + (uint32_t)k, c->piece[k]);
     }
     return 0;
 }
@@ -248,7 +300,7 @@ static int count_all(struct count *c, struct err *e)
     count_range(c, "the LUKS area", h->luks.byte, h->luks_bytes);
     if (count_reftable(c, e) < 0 || count_l1(c, h->l1, h->l1_size, e) < 0 ||
         qcow_visit_snapshots(img->blk, h, count_snapshot, c, &bytes, e) < 0 ||
-        count_bitmaps(c, e) < 0)
+        count_l2s(c, e) < 0 || count_bitmaps(c, e) < 0)
         return -1;
     count_range(c, "the snapshot table", h->snapshots.byte, bytes);
     return 0;
@@ -267,7 +319,7 @@ static void check_marks(struct count *c)
 
 int qcow_check_image(const struct qcow_image *img, struct qcow_check *ret, struct err *e)
 {
-    OWNED_HEAP uint32_t *seen = calloc(img->n_host, sizeof(*seen));
+    OWNED_HEAP uint16_t *seen = calloc(img->n_host, sizeof(*seen));
     OWNED_HEAP uint64_t *piece = malloc(PIECE * sizeof(*piece));
     struct count c = {.img = img, .seen = seen, .piece = piece};
     if (!seen || !piece)

@@ -103,7 +103,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         PROMISE((facts.refused.kind == ERR_NONE) == (opened == 0));
     else
         PROMISE(opened < 0);
+    s.n_read = 0;
     if (opened == 0 && qcow_check_image(img, &check, &e) < 0)
         PROMISE(e.kind == ERR_STATE_CORRUPT || e.kind == ERR_UNSUPPORTED);
+    PROMISE(s.n_read <= UINT64_C(112) << 20);
     return 0;
 }
