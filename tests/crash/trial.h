@@ -169,6 +169,11 @@ struct trial {
     size_t n_past;
     unsigned depth; /* of cuts upon cuts */
     bool checking;
+    /* What is more to be looked at in a state that opens. True: it is judged later. NULL: nothing.
+     */
+    bool (*look)(struct trial *t, struct store *s, const struct digest *found);
+    /* A state that does not open, where it may be damaged. NULL: it is lost. */
+    struct store *(*mend)(struct trial *t, struct err *e);
 };
 
 static inline void report(const char *what, const struct trial *t, const char *detail)
@@ -225,13 +230,16 @@ static inline void check_state(struct trial *t)
     struct err e = {0};
     tally.states++;
     struct store *s = kept_disk_open(&e);
+    if (!s && t->mend)
+        s = t->mend(t, &e);
     if (!s) {
         tally.lost++;
         report("not openable", t, e.text);
         return;
     }
     struct digest found = digest_of_store(s);
-    judge_state(t, &found);
+    if (!t->look || !t->look(t, s, &found))
+        judge_state(t, &found);
     if (!goes_on(t, s, &found))
         tally.stuck++;
 }
