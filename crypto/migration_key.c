@@ -54,13 +54,22 @@ const uint8_t *migration_key_peek(const struct migration_key *k)
 
 /* ---- where it comes from ---- */
 
-/* -1: not a hex digit. */
-static int digit(uint8_t c)
+/* The digits are the key: neither a branch nor an address may depend on them. */
+enum { NO_DIGIT = 0x80 };
+
+/* All bits set where lo <= c <= hi, none elsewhere. */
+static uint32_t in_range(uint32_t c, uint32_t lo, uint32_t hi)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return (((c - lo) | (hi - c)) >> 31) - 1;
+}
+
+/* NO_DIGIT where it is none. */
+static uint8_t digit(uint8_t c)
+{
+    uint32_t letter = c | 0x20, is_number = in_range(c, '0', '9'),
+             is_letter = in_range(letter, 'a', 'f');
+    return (uint8_t)(((c - '0') & is_number) | ((letter - 'a' + 10) & is_letter) |
+                     (NO_DIGIT & ~(is_number | is_letter)));
 }
 
 static bool is_space(uint8_t c)
@@ -68,7 +77,16 @@ static bool is_space(uint8_t c)
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
-/* Never the text itself in a message: it may be nearly right. */
+/* It is no key, so there is nothing to keep to oneself but the text: it may be nearly right. */
+static int not_hex(const uint8_t *text, struct err *e)
+{
+    size_t i = 0;
+    while (digit(text[i]) != NO_DIGIT)
+        i++;
+    return err_set(e, ERR_KEY_WRONG,
+                   "migration key: character %zu is not a hex digit; is the key binary?", i + 1);
+}
+
 static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret, struct err *e)
 {
     if (n >= 2 && text[0] == '0' && text[1] == 'x') {
@@ -81,15 +99,14 @@ static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret,
         return err_set(e, ERR_KEY_WRONG,
                        "migration key: %zu characters where a key of %u bits has %u hex digits", n,
                        bits, bits / 4);
+    static const uint8_t none = 0;
+    uint8_t wrong = 0;
     for (size_t i = 0; i < n; i++) {
-        int d = digit(text[i]);
-        if (d < 0)
-            return err_set(e, ERR_KEY_WRONG,
-                           "migration key: character %zu is not a hex digit; is the key binary?",
-                           i + 1);
-        ret[i / 2] = (uint8_t)(ret[i / 2] << 4 | d);
+        uint8_t d = digit(text[i]);
+        wrong |= d & NO_DIGIT;
+        ret[i / 2] = (uint8_t)(ret[i / 2] << 4 | (d & 0xf));
     }
-    return 0;
+    return equal_constant_time(&wrong, &none, 1) ? 0 : not_hex(text, e);
 }
 
 int migration_key_parse(enum migration_key_form form, unsigned bits, const struct secret *text,

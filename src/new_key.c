@@ -11,18 +11,26 @@
 
 enum { RANDOM_BYTES = 32, QUOTED_BYTES = 200 };
 
-/* [RFC 4648 4]. n is not a multiple of three here in general; `ret` has 4 * ceil(n / 3) bytes. */
+/* Digit v (0 to 63) of [RFC 4648 4]. By arithmetic: v is part of the key, and neither a branch nor
+ * an address may depend on it. Each term applies to the digits above its bound. */
+static uint8_t base64_digit(uint32_t v)
+{
+    return (uint8_t)('A' + v + ('a' - 'Z' - 1) * ((25 - v) >> 31) -
+                     ('z' + 1 - '0') * ((51 - v) >> 31) - ('9' + 1 - '+') * ((61 - v) >> 31) +
+                     ('/' - '+' - 1) * ((62 - v) >> 31));
+}
+
+/* n is not a multiple of three here in general; `ret` has 4 * ceil(n / 3) bytes. */
 static void base64(const uint8_t *p, size_t n, uint8_t *ret)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (size_t i = 0; i < n; i += 3) {
         uint32_t three = (uint32_t)p[i] << 16;
         three |= i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0;
         three |= i + 2 < n ? p[i + 2] : 0;
-        *ret++ = (uint8_t)digits[three >> 18];
-        *ret++ = (uint8_t)digits[three >> 12 & 63];
-        *ret++ = i + 1 < n ? (uint8_t)digits[three >> 6 & 63] : '=';
-        *ret++ = i + 2 < n ? (uint8_t)digits[three & 63] : '=';
+        *ret++ = base64_digit(three >> 18);
+        *ret++ = base64_digit(three >> 12 & 63);
+        *ret++ = i + 1 < n ? base64_digit(three >> 6 & 63) : '=';
+        *ret++ = i + 2 < n ? base64_digit(three & 63) : '=';
     }
 }
 
