@@ -5,8 +5,8 @@
 
 #include "backend/store_scan.h"
 #include "backend/store_state.h"
-#include "src/base/bytes.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/support/resign.h"
 
 enum { AREA = 4, LOG = 8, N = 2 * AREA + LOG };
 
@@ -17,61 +17,14 @@ struct areas {
 static const size_t first_of[3] = {0, AREA, 2 * AREA};
 static const size_t length_of[3] = {AREA, AREA, LOG};
 
-/* From the text of the format, not through the codec. */
-static void sign_sector(const struct mac_key *k, enum record_area area, uint32_t position,
-                        uint8_t *sector)
-{
-    uint8_t place[13] = "nvkeep-S";
-    place[8] = (uint8_t)area;
-    put_be32(place + 9, position);
-    const struct span parts[] = {{place, sizeof(place)}, {sector, 480}};
-    mac_compute(k, parts, 2, sector + 480);
-}
-
-static uint32_t count_of(const uint8_t *sector)
-{
-    return get_be16(sector + 14);
-}
-
-/* Makes the record that seems to begin at `position` right; returns its sectors, at least 1. */
-static size_t sign_record(const struct mac_key *k, struct areas *a, enum record_area area,
-                          uint32_t position, const uint8_t before[32], uint8_t ret_mac[32])
-{
-    static const uint8_t none[32];
-    uint8_t *first = a->sector[first_of[area] + position];
-    size_t n = count_of(first), left = get_be32(first + 24);
-    struct span parts[7 + LOG] = {
-        {"nvkeep-R", 8}, {first[28] == RECORD_FULL ? none : before, 32},
-        {first + 16, 8}, /* epoch */
-        {first + 4, 8},  /* generation */
-        {first + 28, 1}, /* kind */
-        {first + 24, 4}, /* bytes */
-    };
-    size_t n_parts = 6;
-    if (n == 0 || n > length_of[area] - position)
-        n = 1;
-    for (size_t i = 0; i < n; i++) {
-        size_t part = left < RECORD_PART_BYTES ? left : RECORD_PART_BYTES;
-        parts[n_parts++] = (struct span){first + i * SECTOR_BYTES + 64, part};
-        left -= part;
-    }
-    mac_compute(k, parts, n_parts, ret_mac);
-    for (size_t i = 0; i < n; i++) {
-        memcpy(first + i * SECTOR_BYTES + 32, ret_mac, 32);
-        sign_sector(k, area, position + (uint32_t)i, first + i * SECTOR_BYTES);
-    }
-    return n;
-}
-
 static void make_right(const struct mac_key *k, struct areas *a)
 {
-    uint8_t mac[2][32], chain[32];
-    for (enum record_area area = AREA_CHECKPOINT_A; area <= AREA_CHECKPOINT_B; area++)
-        sign_record(k, a, area, 0, chain, mac[area]);
-    bool b_is_newer = get_be64(a->sector[AREA] + 4) > get_be64(a->sector[0] + 4);
-    memcpy(chain, mac[b_is_newer], sizeof(chain));
-    for (uint32_t at = 0; at < LOG;)
-        at += (uint32_t)sign_record(k, a, AREA_LOG, at, chain, chain);
+    struct resign_areas r;
+    for (size_t i = 0; i < 3; i++) {
+        r.area[i] = a->sector[first_of[i]];
+        r.n_sectors[i] = length_of[i];
+    }
+    resign_records(k, &r);
 }
 
 static void check_found(const struct scan_result *r)

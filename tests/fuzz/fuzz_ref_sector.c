@@ -5,21 +5,9 @@
 #include "crypto/ref_sector.h"
 #include "tests/crypto/known_key.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/support/resign.h"
 
-enum { SALT_AT = 16, BODY_AT = 64, SUM_AT = 448, MAC_AT = 480 };
-
-static void sign(uint8_t *sector, const struct volume_key *key)
-{
-    uint8_t k[32], digest[32];
-    OWNED(mac_key) m = NULL;
-    struct err e;
-    hash_compute(HASH_SHA256, &(struct span){sector, SUM_AT}, 1, digest);
-    memcpy(sector + SUM_AT, digest, 16);
-    hkdf_sha256(sector + SALT_AT, 32, volume_key_peek(key), 64, "nvkeep reference sector 1", k, 32);
-    if (mac_key_new(k, sizeof(k), &m, &e) < 0)
-        abort();
-    mac_compute(m, &(struct span){sector, MAC_AT}, 1, sector + MAC_AT);
-}
+enum { SALT_AT = 16, BODY_AT = 64, SUM_AT = 448 };
 
 /* An area of the layout: apart from the first sectors and not past the end of numbers. */
 static void check_area(uint64_t at, uint64_t n)
@@ -64,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
                 e.kind == ERR_UNSUPPORTED);
     mac_key_free(MOVE(record));
 
-    sign(sector, key);
+    resign_reference(sector, key);
     if (ref_sector_verify(sector, key, &f, &record, &e) == 0)
         check_facts(&f, sector, key);
     else
