@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Line and branch coverage of crypto, backend and migration; every branch not taken has a reason.
+#
+# NVKEEP_COVERAGE_BUILD: another folder to build in; NVKEEP_COVERAGE_TESTS: labels, as a regex of ctest.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${NVKEEP_COVERAGE_BUILD:-build/coverage}
+mkdir -p "$build" && build=$(cd "$build" && pwd) || exit 1
+
+# Counters are mapped into the file (%c): so children that are killed and daemons that locked
+# themselves in are counted too.
+options='-fprofile-instr-generate -fcoverage-mapping -Xclang -mllvm -Xclang -runtime-counter-relocation'
+if ! { cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER=clang \
+    -DCMAKE_C_FLAGS="-O1 $options" && ninja --quiet -C "$build"; } >"$build/build.log" 2>&1; then
+    tail -n 40 "$build/build.log"
+    exit 1
+fi
+rm -rf "$build/profile"
+mkdir "$build/profile"
+LLVM_PROFILE_FILE="$build/profile/%c%m.profraw" ctest --test-dir "$build" -j2 \
+    -L "${NVKEEP_COVERAGE_TESTS:-^(base|crypto|backend|migration|src|crash|fuzz)$}" \
+    -E '^src/test_wrong_keys$|\.sh$' >"$build/tests.log" 2>&1 </dev/null
+failed=$?
+grep -E '\*\*\*|tests passed' "$build/tests.log"
+python3 -B tests/reports/coverage.py "$build" . && [ "$failed" = 0 ]
