@@ -41,7 +41,7 @@ CLASS_OF = (("qcow_open", "image"), ("image", "image"), ("qcow", "qcow2"), ("luk
             ("data", "data"), ("tpm", "data"), ("admin", "admin"), ("json", "admin"))
 # What of a target's corpus is kept in the repository, at most.
 KEPT_FILES, KEPT_BYTES = 200, 300 << 10
-BUILD_AGAIN_S = 900
+BUILD_AGAIN_S, TRY_AGAIN_S = 900, 120
 
 
 def class_of(source):
@@ -152,7 +152,7 @@ class Campaign:
         self.building = threading.Lock()
         self.busy = {}    # target: class
         self.built = {}   # (target, engine): when
-        self.broken = {}  # (target, engine): of which source; not run again
+        self.broken = {}  # (target, engine): of which source, and until when it is not tried again
         self.source = engines.ROOT
         self.n_findings = 0
         self.end = time.time() + 3600 * options.hours
@@ -192,10 +192,13 @@ class Campaign:
         return os.path.getmtime(path) if os.path.exists(path) else 0
 
     def is_broken(self, target, engine):
-        """Did it fail at once, and nothing has changed since?"""
-        since = self.broken.get((target, engine))
-        return since is not None and time.time() - since[1] < BUILD_AGAIN_S \
-            and since[0] == self.stamp(target)
+        """Did it fail at once, or could not be built, a short while ago?"""
+        stamp, until = self.broken.get((target, engine), (0, 0))
+        return time.time() < until and stamp == self.stamp(target)
+
+    def set_broken(self, target, engine, seconds):
+        """Not again before that, unless its source changes."""
+        self.broken[target, engine] = (self.stamp(target), time.time() + seconds)
 
     def make(self, target, engine):
         """Builds what is out of date; False: there is nothing to run."""
@@ -215,7 +218,7 @@ class Campaign:
     def run(self, target, engine):
         """One turn, and its line in the ledger."""
         if not self.make(target, engine):
-            self.broken[target, engine] = (self.stamp(target), time.time())
+            self.set_broken(target, engine, TRY_AGAIN_S)
             return
         began = time.time()
         if engine == "afl":
@@ -224,7 +227,7 @@ class Campaign:
                                engine, str(self.options.seconds)], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, check=False)
         if done.returncode != 0:
-            self.broken[target, engine] = (self.stamp(target), time.time())
+            self.set_broken(target, engine, BUILD_AGAIN_S)
             return
         line = json.loads(done.stdout)
         line.update({"when": int(began), "class": targets(self.source)[target], "target": target,
@@ -234,7 +237,7 @@ class Campaign:
             self.n_findings += line["findings"]
             if line["findings"] and time.time() - began < self.options.seconds / 2 \
                     or line["executions"] == 0:
-                self.broken[target, engine] = (self.stamp(target), time.time())
+                self.set_broken(target, engine, BUILD_AGAIN_S)
         print(f"{target} {engine}: {line['cpu_s']} s, {line['executions']} executions, "
               f"{line['edges']} edges, {line['findings']} findings", flush=True)
 
