@@ -2,6 +2,14 @@
 foreach(name store_crash store_damage handover_crash recover_crash)
     target_link_options(crash_test_${name} PRIVATE -Wl,--wrap=qcow_disk_rw_free)
 endforeach()
+# And tests/crash/walk.h.
+target_link_options(crash_test_sequence_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
+    -Wl,--wrap=blk_open -Wl,--wrap=qcow_recover
+    -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
+
+# What tests/crash/damage_image.h needs.
+target_link_options(crash_test_image_damage PRIVATE
+    -Wl,--wrap=blk_open -Wl,--wrap=luks_slot_open)
 
 # What tests/support/fault.c takes the place of.
 set(NVKEEP_FAULT_CALLS malloc calloc strdup mmap munmap open openat fcntl madvise mlock pread pwrite
@@ -10,3 +18,9 @@ list(TRANSFORM NVKEEP_FAULT_CALLS PREPEND "-Wl,--wrap=" OUTPUT_VARIABLE fault_op
 foreach(name store_faults handover_faults custody_faults recover_faults)
     target_link_options(crash_test_${name} PRIVATE ${fault_options})
 endforeach()
+
+# What makes the calls and the allocations of the real program fail.
+add_library(fault_alloc MODULE ${CMAKE_CURRENT_LIST_DIR}/shim_alloc.c)
+target_compile_options(fault_alloc PRIVATE -fno-builtin -fvisibility=default -fno-sanitize=all)
+target_link_options(fault_alloc PRIVATE -fno-sanitize=all -static-libgcc)
+set_target_properties(fault_alloc PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)

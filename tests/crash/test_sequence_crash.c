@@ -1,0 +1,515 @@
+/* Simulated power loss in every sequence of three operations on an image (walk.h): all that writes
+ * to it, changes hands, fails, or cuts the power. Each sequence begins with the same image; its
+ * last operation is cut at each flush into every state that the disk may then have.
+ *
+ *     test_sequence_crash             every pair, and a share of the triples
+ *     test_sequence_crash --long      every triple, on storage that is claimed and on storage where
+ *                                     claims do not keep others out
+ *     test_sequence_crash --long K N  the K-th of N parts of that, from 0
+ */
+#include "migration/blob.h"
+#include "tests/crash/walk.h"
+
+enum { LIBRARY = 0x000902 }; /* whose states these would be */
+
+/* ---- commits ---- */
+
+static void run_model(struct walk *w, enum op op)
+{
+    run_op(&w->t.model, op);
+    must_commit(w, w->owner.s);
+}
+
+static void small(struct walk *w)
+{
+    run_model(w, OP_SMALL);
+}
+
+static void medium(struct walk *w)
+{
+    run_model(w, OP_MEDIUM);
+}
+
+static void insertion(struct walk *w)
+{
+    run_model(w, OP_GROW);
+}
+
+static void deletion(struct walk *w)
+{
+    run_model(w, OP_SHRINK);
+}
+
+static void replacement(struct walk *w)
+{
+    run_model(w, OP_REPLACE);
+}
+
+static void second_blob(struct walk *w)
+{
+    run_model(w, OP_VOLATILE);
+}
+
+static void second_blob_goes(struct walk *w)
+{
+    run_model(w, OP_DELETE);
+}
+
+static void nothing_changed(struct walk *w)
+{
+    run_model(w, OP_NOTHING);
+}
+
+static void two_sectors(struct walk *w)
+{
+    randomize(w->t.model.blob[0].bytes + random_below(1000), 450);
+    must_commit(w, w->owner.s);
+}
+
+/* The log is filled up; then the checkpoint, and the first record of a log that begins anew. */
+static void log_wraps(struct walk *w)
+{
+    bool cutting = w->cutting;
+    struct store_stats st;
+    w->cutting = false;
+    do {
+        two_sectors(w);
+        store_stats(w->owner.s, &st);
+    } while (st.log_sectors - st.log_used >= 2);
+    w->cutting = cutting;
+    two_sectors(w);
+    run_model(w, OP_SMALL);
+}
+
+static void too_large(struct walk *w)
+{
+    static const uint8_t bytes[9000];
+    const struct state_change c = {{{BLOB_SET, bytes, sizeof(bytes)}}};
+    const struct digest old = digest_of_store(w->owner.s);
+    struct err e = {0};
+    step_begin(w);
+    if (store_commit(w->owner.s, &c, &e) == 0)
+        report("a state that does not fit was acknowledged", &w->t, "");
+    step_failed(w, w->owner.s, &old, &old);
+}
+
+/* ---- storage that fails, once ---- */
+
+static void failing(struct walk *w, enum op op, unsigned nth, size_t partial)
+{
+    run_op(&w->t.model, op);
+    power_fail(w->t.im.power, nth, false, EIO, partial);
+    if (commit_model(w, w->owner.s))
+        report("a failed write was acknowledged", &w->t, "");
+    power_fail(w->t.im.power, 0, false, 0, 0);
+}
+
+static void write_fails(struct walk *w)
+{
+    failing(w, OP_MEDIUM, 1, 0);
+}
+
+static void write_stops_short(struct walk *w)
+{
+    failing(w, OP_MEDIUM, 1, 1);
+}
+
+static void flush_fails(struct walk *w)
+{
+    failing(w, OP_MEDIUM, 2, 0);
+}
+
+static void flush_of_checkpoint_fails(struct walk *w)
+{
+    failing(w, OP_REPLACE, 2, 0);
+}
+
+/* ---- owners ---- */
+
+static void another_owner(struct walk *w)
+{
+    side_free(&w->owner);
+    w->owner = side_new(w, SEAL_AUTO);
+    claim(w, &w->owner);
+}
+
+/* The power goes in the middle of a commit, and comes back. */
+static void power_goes(struct walk *w)
+{
+    struct power_disk *p = w->t.im.power;
+    bool arrived[MAX_SECTORS];
+    run_op(&w->t.model, random_below(2) ? OP_MEDIUM : OP_REPLACE);
+    power_fail(p, 2, true, EIO, 0);
+    if (commit_model(w, w->owner.s))
+        report("a failed write was acknowledged", &w->t, "");
+    power_fail(p, 0, false, 0, 0);
+    for (size_t i = 0; i < MAX_SECTORS; i++)
+        arrived[i] = random_below(4) > 0;
+    power_cut(p, arrived, (enum power_lost)random_below(LOST_KINDS), 0);
+    power_settle(p);
+    side_free(&w->owner);
+    w->owner = side_new(w, SEAL_AUTO);
+    /* Either is found, and stays from then on. */
+    struct err e;
+    step_begin(w);
+    if (custody_claim(w->owner.c, &w->owner.s, &e) < 0)
+        die("claiming the image after a power cut", &e);
+    const struct digest found = digest_of_store(w->owner.s);
+    judge_state(&w->t, &found);
+    step_done(w, w->owner.s);
+    take_model(w, w->owner.s);
+}
+
+/* On storage where claims do not keep others out. */
+static void stale_owner_is_fenced(struct walk *w)
+{
+    struct side stale = w->owner;
+    struct err e = {0};
+    w->owner = side_new(w, SEAL_AUTO);
+    claim(w, &w->owner);
+    run_model(w, OP_SMALL);
+    const struct digest old = digest_of_store(stale.s), now = digest_of_store(w->owner.s);
+    struct state_change c = change_to(&w->t.model);
+    uint8_t byte = 1;
+    c.blob[2] = (struct blob_change){BLOB_SET, &byte, 1};
+    step_begin(w);
+    if (store_commit(stale.s, &c, &e) == 0 || e.kind != ERR_FENCED)
+        report("a stale owner is not fenced", &w->t, e.text);
+    step_failed(w, stale.s, &old, &now);
+    side_free(&stale);
+}
+
+/* ---- hand-over ---- */
+
+struct parcel {
+    struct secret *blob[N_TPM_BLOBS];
+    size_t n[N_TPM_BLOBS];
+};
+
+static void parcel_clear(struct parcel *p)
+{
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
+        secret_free(p->blob[i]);
+}
+
+static void give_away(struct walk *w, struct parcel *ret)
+{
+    unsigned kinds = 0;
+    struct err e;
+    *ret = (struct parcel){0};
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++)
+        if (w->t.model.blob[i].present && w->t.model.blob[i].n > 0)
+            kinds |= 1U << i;
+    if (custody_export_begin(w->owner.c, w->owner.s, kinds, LIBRARY, &e) < 0)
+        die("export", &e);
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++) {
+        bool encrypted;
+        if (kinds & 1U << i &&
+            custody_export(w->owner.c, (enum blob_kind)(i + 1), w->t.model.blob[i].bytes,
+                           w->t.model.blob[i].n, &ret->blob[i], &ret->n[i], &encrypted, &e) < 0)
+            die("export", &e);
+    }
+    custody_release(w->owner.c, &w->owner.s, true);
+}
+
+static void stage(struct side *h, const struct parcel *p)
+{
+    struct err e;
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++) {
+        OWNED(secret) content = NULL;
+        size_t n;
+        if (p->blob[i] && custody_stage(h->c, (enum blob_kind)(i + 1), secret_peek(p->blob[i]),
+                                        p->n[i], &content, &n, &e) < 0)
+            die("what was handed over", &e);
+    }
+}
+
+static void put_origin(struct walk *w, const uint8_t origin[ORIGIN_BYTES])
+{
+    w->t.model.blob[BLOB_ORIGIN - 1].present = true;
+    w->t.model.blob[BLOB_ORIGIN - 1].n = ORIGIN_BYTES;
+    memcpy(w->t.model.blob[BLOB_ORIGIN - 1].bytes, origin, ORIGIN_BYTES);
+    must_commit(w, w->owner.s);
+}
+
+/* By the owner that is, of what the model holds. */
+static void take_over(struct walk *w, const struct parcel *p)
+{
+    uint8_t origin[ORIGIN_BYTES];
+    struct err e;
+    stage(&w->owner, p);
+    step_begin(w);
+    if (custody_take_over(w->owner.c, &w->owner.s, &e) < 0)
+        die("taking over", &e);
+    step_done(w, w->owner.s);
+    custody_set_origin(w->owner.c, w->owner.s, false, origin);
+    put_origin(w, origin);
+}
+
+static void first_command(struct walk *w)
+{
+    uint8_t origin[ORIGIN_BYTES];
+    if (!custody_unused(w->owner.s, origin))
+        report("what was taken over", &w->t, "is not marked as unused");
+    else
+        put_origin(w, origin);
+}
+
+static void take_back(struct walk *w, struct side *source)
+{
+    struct err e;
+    w->owner = *source;
+    step_begin(w);
+    if (custody_take_back(w->owner.c, &w->owner.s, &e) < 0)
+        die("taking back", &e);
+    step_done(w, w->owner.s);
+    take_model(w, w->owner.s);
+}
+
+static void handed_over(struct walk *w)
+{
+    struct parcel p;
+    give_away(w, &p);
+    struct side source = w->owner;
+    w->owner = side_new(w, SEAL_AUTO);
+    take_over(w, &p);
+    first_command(w);
+    side_free(&source);
+    parcel_clear(&p);
+}
+
+/* Stored by the other side, never used. */
+static void handed_over_and_taken_back(struct walk *w)
+{
+    struct parcel p;
+    give_away(w, &p);
+    struct side source = w->owner;
+    w->owner = side_new(w, SEAL_AUTO);
+    take_over(w, &p);
+    side_free(&w->owner);
+    take_back(w, &source);
+    parcel_clear(&p);
+}
+
+static void released_and_taken_back(struct walk *w)
+{
+    struct parcel p;
+    give_away(w, &p);
+    struct side source = w->owner;
+    take_back(w, &source);
+    parcel_clear(&p);
+}
+
+/* Another TPM's state, in swtpm's envelopes, in place of this one. */
+static void incoming_state(struct walk *w)
+{
+    static const size_t bytes[N_TPM_BLOBS] = {2900, 900, 300};
+    struct parcel p = {0};
+    struct err e;
+    for (size_t i = 0; i < N_TPM_BLOBS; i++) {
+        w->t.model.blob[i].present = true;
+        w->t.model.blob[i].n = bytes[i];
+        randomize(w->t.model.blob[i].bytes, bytes[i]);
+        p.n[i] = blob_encoded_bytes(BLOB_WIRE, bytes[i]);
+        if (secret_new(p.n[i], &p.blob[i], &e) < 0)
+            die("a blob", &e);
+        blob_encode(BLOB_WIRE, w->t.model.blob[i].bytes, bytes[i], secret_bytes(p.blob[i]));
+    }
+    side_free(&w->owner);
+    w->owner = side_new(w, SEAL_OFF);
+    take_over(w, &p);
+    first_command(w);
+    parcel_clear(&p);
+}
+
+/* ---- damage ---- */
+
+static void flip(struct walk *w, uint64_t sector)
+{
+    uint64_t host = store_image_host_sector(qcow_disk_of(kept_disk), sector);
+    power_disk_bytes(w->t.im.power)[host * SECTOR_BYTES + 333] ^= 4;
+    power_settle(w->t.im.power);
+}
+
+static struct recovery *recovery_of_damage(void)
+{
+    struct qcow_disk_rw *d = kept_disk;
+    struct recovery *r = NULL;
+    struct recovery_facts f;
+    struct err e;
+    if (recovery_new(&d, &r, &e) < 0)
+        return NULL;
+    recovery_facts(r, &f);
+    if (f.damage.kind == ERR_STATE_CORRUPT)
+        return r;
+    recovery_free(r);
+    return NULL;
+}
+
+/* The newest record, where there is a state behind it. */
+static struct recovery *damage_newest(struct walk *w, const struct store_stats *st)
+{
+    const struct store_layout *l = &w->t.im.facts.layout;
+    const uint64_t at[] = {l->log + (st->log_used ? st->log_used - 1 : 0), l->checkpoint[0],
+                           l->checkpoint[1]};
+    for (size_t i = st->log_used ? 0 : 1; i < ARRAY_LEN(at); i++) {
+        flip(w, at[i]);
+        struct recovery *r = recovery_of_damage();
+        if (r)
+            return r;
+        flip(w, at[i]);
+    }
+    return NULL;
+}
+
+static void damaged_and_recovered(struct walk *w)
+{
+    struct store_stats st;
+    struct err e;
+    store_stats(w->owner.s, &st);
+    side_free(&w->owner);
+    w->owner = side_new(w, SEAL_AUTO);
+    power_settle(w->t.im.power);
+    struct recovery *r = damage_newest(w, &st);
+    if (r) {
+        w->damaged = true;
+        step_begin(w);
+        if (recovery_write(r, &e) < 0)
+            die("recovering", &e);
+        recovery_free(r);
+        w->damaged = false;
+        w->owner.s = NULL;
+        if (custody_claim(w->owner.c, &w->owner.s, &e) < 0)
+            die("claiming what was recovered", &e);
+        const struct digest found = digest_of_store(w->owner.s);
+        allow_only(&w->t, &found); /* what the damage took is lost */
+        step_done(w, w->owner.s);
+        take_model(w, w->owner.s);
+        return;
+    }
+    claim(w, &w->owner);
+}
+
+/* ---- sequences ---- */
+
+static const struct {
+    const char *name;
+    void (*run)(struct walk *w);
+    bool needs_sharing;
+} operations[] = {
+    {"small change", small, false},
+    {"change of several sectors", medium, false},
+    {"insertion", insertion, false},
+    {"deletion", deletion, false},
+    {"everything new", replacement, false},
+    {"second blob", second_blob, false},
+    {"second blob goes", second_blob_goes, false},
+    {"nothing changed", nothing_changed, false},
+    {"log wraps", log_wraps, false},
+    {"too large", too_large, false},
+    {"write fails", write_fails, false},
+    {"write stops short", write_stops_short, false},
+    {"flush fails", flush_fails, false},
+    {"flush of a checkpoint fails", flush_of_checkpoint_fails, false},
+    {"another owner", another_owner, false},
+    {"power goes, comes back", power_goes, false},
+    {"handed over", handed_over, false},
+    {"handed over, taken back", handed_over_and_taken_back, false},
+    {"released, taken back", released_and_taken_back, false},
+    {"incoming state", incoming_state, false},
+    {"damaged, recovered", damaged_and_recovered, false},
+    {"stale owner is fenced", stale_owner_is_fenced, true},
+};
+enum { N_OPERATIONS = ARRAY_LEN(operations), SEQUENCE = 3 };
+
+static unsigned long n_sequences;
+
+/* The last of n operations is cut. */
+static void run_sequence(struct walk *w, const unsigned *ops, unsigned n)
+{
+    const struct digest first = w->t.past[0];
+    unsigned n_before = n_reports;
+    n_sequences++;
+    power_push(w->t.im.power);
+    w->t.n_past = 1;
+    allow_only(&w->t, &first);
+    w->cutting = false;
+    random_bits = 0x853c49e6748fea9b;
+    w->owner = side_new(w, SEAL_AUTO);
+    claim(w, &w->owner);
+    run_model(w, OP_SMALL);
+    run_model(w, OP_MEDIUM);
+    for (unsigned i = 0; i < n; i++) {
+        random_bits ^= ops[i] + 1;
+        (void)random_below(1);
+        w->cutting = i == n - 1;
+        operations[ops[i]].run(w);
+    }
+    side_free(&w->owner);
+    power_pop(w->t.im.power);
+    for (unsigned i = 0; n_reports != n_before && n_before < 20 && i < n; i++)
+        fprintf(stderr, "    %u: %s\n", i + 1, operations[ops[i]].name);
+}
+
+/* Of the sequences of one length, every n-th from the k-th. */
+struct share {
+    unsigned n, k, at;
+};
+
+static void run_all(struct walk *w, unsigned *ops, unsigned n, unsigned length, bool shared,
+                    struct share *share)
+{
+    if (n == length) {
+        if (share->at++ % share->n == share->k)
+            run_sequence(w, ops, n);
+        return;
+    }
+    for (ops[n] = 0; ops[n] < N_OPERATIONS; ops[n]++)
+        if (shared || !operations[ops[n]].needs_sharing)
+            run_all(w, ops, n + 1, length, shared, share);
+}
+
+/* shares[i]: of the sequences of i + 1 operations. */
+static void walk_all(bool shared, const struct share shares[SEQUENCE])
+{
+    static struct walk w;
+    unsigned ops[SEQUENCE];
+    walk_begin(&w, shared);
+    for (unsigned i = 0; i < SEQUENCE; i++) {
+        struct share share = shares[i];
+        if (share.n > 0)
+            run_all(&w, ops, 0, i + 1, shared, &share);
+    }
+    walk_end(&w);
+}
+
+static int summary(void)
+{
+    bool bad = n_reports || tally.lost || tally.mixed || tally.forgotten || tally.stuck ||
+               outside.bad || outside.images == 0;
+    printf("sequences of operations: sequences %lu, states %lu (recovered anew %lu), lost %lu, "
+           "mixed %lu, acknowledged-but-lost %lu, next commit failed %lu, checked by qemu-img and "
+           "nvkeep %lu, refused by them %lu\n",
+           n_sequences, tally.states, n_mended, tally.lost, tally.mixed, tally.forgotten,
+           tally.stuck, outside.images, outside.bad);
+    return bad;
+}
+
+int main(int argc, char **argv)
+{
+    thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
+    unsigned part = argc == 4 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+    unsigned n_parts = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : 1;
+    if (n_parts == 0 || part >= n_parts || (argc > 1 && !thorough)) {
+        fprintf(stderr, "usage: test_sequence_crash [--long [PART OF]]\n");
+        return 2;
+    }
+    const struct share all[SEQUENCE] = {{n_parts, part}, {n_parts, part}, {n_parts, part}};
+    const struct share pairs[SEQUENCE] = {{1}, {1}};
+    const struct share triples[SEQUENCE] = {[2] = {101}};
+    outside_begin();
+    walk_all(false, thorough ? all : pairs);
+    walk_all(true, thorough ? all : triples);
+    outside_end();
+    return summary();
+}
