@@ -138,7 +138,8 @@ static int make_absolute(const char *path, char **owner, const char **ret, struc
         return 0;
     cwd = getcwd(NULL, 0);
     if (!cwd)
-        return err_sys(e, ERR_USAGE, errno, "cannot tell what the current directory is");
+        return err_sys(e, err_kind_of_path(errno), errno,
+                       "cannot tell what the current directory is");
     if (asprintf(&absolute, "%s/%s", cwd, path) < 0)
         return err_nomem(e, "a path");
     *owner = absolute;
@@ -176,7 +177,7 @@ static int open_log(struct plan *p, struct err *e)
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
     p->log.fd = open(p->log_to.file, flags | (p->log_to.truncate ? O_TRUNC : 0), 0600);
     if (p->log.fd < 0)
-        return err_sys(e, ERR_USAGE, errno, "--log: cannot open %s",
+        return err_sys(e, err_kind_of_path(errno), errno, "--log: cannot open %s",
                        err_quote(buf, sizeof(buf), p->log_to.file, strlen(p->log_to.file)));
     return 0;
 }

@@ -127,7 +127,8 @@ static int open_path(const char *path, int *ret, struct err *e)
     char buf[QUOTED_BYTES];
     OWNED_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return err_sys(e, ERR_USAGE, errno, "cannot open the key file %s", quoted(buf, path));
+        return err_sys(e, err_kind_of_path(errno), errno, "cannot open the key file %s",
+                       quoted(buf, path));
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot look at the key file %s", quoted(buf, path));

@@ -70,8 +70,8 @@ static int open_dir(struct listener *l, struct err *e)
         return refuse_path(l, ERR_USAGE, "names a directory; a socket needs a name of its own", e);
     l->dir = open(n ? dir : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (l->dir < 0)
-        return err_sys(e, ERR_USAGE, errno, "%s: cannot open the directory of %s", l->what,
-                       l->quoted);
+        return err_sys(e, err_kind_of_path(errno), errno, "%s: cannot open the directory of %s",
+                       l->what, l->quoted);
     return 0;
 }
 
@@ -90,9 +90,9 @@ static bool is_live(const char *path)
 static int look(const struct listener *l, struct stat *ret, struct err *e)
 {
     if (fstatat(l->dir, l->name, ret, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT
-                   ? 1
-                   : err_sys(e, ERR_USAGE, errno, "%s: cannot look at %s", l->what, l->quoted);
+        return errno == ENOENT ? 1
+                               : err_sys(e, err_kind_of_path(errno), errno, "%s: cannot look at %s",
+                                         l->what, l->quoted);
     if (!S_ISSOCK(ret->st_mode))
         return refuse_path(l, ERR_USAGE,
                            "exists and is not a socket; remove it or choose another path", e);
@@ -126,10 +126,11 @@ static int dress(const struct listener *l, const char *name, struct err *e)
 {
     mode_t mode = l->ep.mode ? l->ep.mode : DEFAULT_MODE;
     if (l->ep.has_owner && fchownat(l->dir, name, l->ep.uid, l->ep.gid, AT_SYMLINK_NOFOLLOW) < 0)
-        return err_sys(e, ERR_USAGE, errno, "%s: cannot change the owner of %s", l->what,
-                       l->quoted);
+        return err_sys(e, err_kind_of_path(errno), errno, "%s: cannot change the owner of %s",
+                       l->what, l->quoted);
     if (fchmodat(l->dir, name, mode, 0) < 0)
-        return err_sys(e, ERR_USAGE, errno, "%s: cannot change the mode of %s", l->what, l->quoted);
+        return err_sys(e, err_kind_of_path(errno), errno, "%s: cannot change the mode of %s",
+                       l->what, l->quoted);
     return 0;
 }
 
@@ -172,7 +173,7 @@ static int bind_aside(struct listener *l, char name[ASIDE_BYTES], struct err *e)
         if (bound == 0)
             return 0;
         if (os != EADDRINUSE)
-            return err_sys(e, ERR_USAGE, os, "%s: cannot make %s", l->what, l->quoted);
+            return err_sys(e, err_kind_of_path(os), os, "%s: cannot make %s", l->what, l->quoted);
     }
     return err_set(e, ERR_STORAGE, "%s: cannot find a free name next to %s", l->what, l->quoted);
 }
@@ -201,7 +202,8 @@ static int move_into_place(struct listener *l, const char *from, struct err *e)
             return 0;
         }
         if (errno != EEXIST)
-            return err_sys(e, ERR_USAGE, errno, "%s: cannot make %s", l->what, l->quoted);
+            return err_sys(e, err_kind_of_path(errno), errno, "%s: cannot make %s", l->what,
+                           l->quoted);
         int there = look(l, &st, e);
         if (there < 0)
             return -1;

@@ -55,7 +55,7 @@ static int write_file(const char *path, const struct secret *key, struct err *e)
         return err_set(e, ERR_USAGE, "%s exists; --new-key makes a new file and never replaces one",
                        buf);
     if (fd < 0)
-        return err_sys(e, ERR_USAGE, errno, "cannot make the key file %s", buf);
+        return err_sys(e, err_kind_of_path(errno), errno, "cannot make the key file %s", buf);
     if (fd_write_full(fd, secret_peek(key), NEW_KEY_TEXT_BYTES) < 0 || fsync(fd) < 0) {
         err_sys(e, ERR_STORAGE, errno, "cannot write the key file %s", buf);
     } else if (sync_directory(path, e) == 0) {

@@ -69,7 +69,8 @@ static int look(struct pid_file *p, const char *path, struct err *e)
     p->name = slash ? slash + 1 : path;
     p->dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (p->dir < 0)
-        return err_sys(e, ERR_USAGE, errno, "--pid: cannot open the directory of %s", p->quoted);
+        return err_sys(e, err_kind_of_path(errno), errno, "--pid: cannot open the directory of %s",
+                       p->quoted);
     return look_at_existing(p, e);
 }
 
@@ -103,7 +104,7 @@ static int write_file(struct pid_file *p, struct err *e)
     OWNED_FD fd = openat(p->dir, p->name,
                          O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, MODE);
     if (fd < 0)
-        return err_sys(e, ERR_USAGE, errno, "--pid: cannot open %s", p->quoted);
+        return err_sys(e, err_kind_of_path(errno), errno, "--pid: cannot open %s", p->quoted);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return refuse_kind(p, e);
     if (!holds_a_pid(fd))

@@ -50,6 +50,16 @@ int(err_sys)(struct err *e, enum err_kind kind, int os, const char *fmt, ...)
     return -1;
 }
 
+enum err_kind err_kind_of_path(int os)
+{
+    static const int named_wrong[] = {EACCES, EPERM,  EROFS, ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG,
+                                      EISDIR, EEXIST, ENXIO, ENODEV, ETXTBSY, EINVAL};
+    for (size_t i = 0; i < ARRAY_LEN(named_wrong); i++)
+        if (named_wrong[i] == os)
+            return ERR_USAGE;
+    return ERR_STORAGE;
+}
+
 int(err_nomem)(struct err *e, const char *what)
 {
     return err_sys(e, ERR_STORAGE, ENOMEM, "no memory for %s", what);

@@ -55,6 +55,10 @@ int err_set(struct err *e, enum err_kind kind, const char *fmt, ...) PRINTF_LIKE
 int err_sys(struct err *e, enum err_kind kind, int os, const char *fmt, ...)
     PRINTF_LIKE(4, 5) NONNULL;
 
+/* Whose fault it is that a path somebody named cannot be used: USAGE where the name or the
+ * permissions are wrong, STORAGE where the system fails on a right one. */
+enum err_kind err_kind_of_path(int os);
+
 /* Memory could not be had; ERR_STORAGE with ENOMEM. */
 int err_nomem(struct err *e, const char *what) NONNULL;
 

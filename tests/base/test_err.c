@@ -91,6 +91,17 @@ static void system_errors_keep_their_number_and_name(void **state)
     assert_string_equal(e.text, "no memory for a thing: Cannot allocate memory");
 }
 
+static void a_wrong_name_is_not_a_failing_system(void **state)
+{
+    (void)state;
+    static const int named_wrong[] = {EACCES, ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EISDIR, EROFS};
+    static const int system[] = {EIO, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EINTR};
+    for (size_t i = 0; i < ARRAY_LEN(named_wrong); i++) {
+        assert_int_equal(err_kind_of_path(named_wrong[i]), ERR_USAGE);
+        assert_int_equal(err_kind_of_path(system[i]), ERR_STORAGE);
+    }
+}
+
 static void a_prefix_keeps_kind_and_number(void **state)
 {
     struct err e = {0};
@@ -164,6 +175,7 @@ int main(void)
         cmocka_unit_test(an_unknown_kind_is_a_failure_all_the_same),
         cmocka_unit_test(setting_an_error_says_kind_and_text),
         cmocka_unit_test(system_errors_keep_their_number_and_name),
+        cmocka_unit_test(a_wrong_name_is_not_a_failing_system),
         cmocka_unit_test(a_prefix_keeps_kind_and_number),
         cmocka_unit_test(long_texts_are_cut_and_terminated),
         cmocka_unit_test(foreign_bytes_are_quoted),
