@@ -1,5 +1,6 @@
 #include "tests/support/hostile.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +25,9 @@ static struct {
     uint8_t plain[KNOWN_SECTORS][512];
     bool sealed;
     bool claimed, written;
+    unsigned fail_in;
+    bool fail_for_good;
+    size_t partial;
     const struct qcow_image *opened; /* whose clusters may be written */
     struct hostile_cost cost;
     uint8_t bytes[ROOM];
@@ -64,6 +68,7 @@ void hostile_begin(enum known_kind kind)
     now.n_undo = 0;
     memcpy(now.plain, base->plain, sizeof(now.plain));
     now.sealed = now.claimed = now.written = false;
+    now.fail_in = 0;
     now.opened = NULL;
     now.cost = (struct hostile_cost){0};
 }
@@ -219,26 +224,41 @@ static int hostile_pread(void *ctx, void *buf, size_t n, uint64_t off, struct er
     return 0;
 }
 
+void hostile_fail(unsigned nth, bool for_good, size_t partial)
+{
+    now.fail_in = nth;
+    now.fail_for_good = for_good;
+    now.partial = partial * 512;
+}
+
+static bool fails(struct err *e)
+{
+    if (now.fail_in == 0 || --now.fail_in > 0)
+        return false;
+    now.fail_in = now.fail_for_good;
+    (void)err_sys(e, ERR_STORAGE, EIO, "injected");
+    return true;
+}
+
 static int hostile_pwrite(void *ctx, const void *buf, size_t n, uint64_t off, struct err *e)
 {
     (void)ctx;
-    (void)e;
     if (!now.claimed || !now.opened || !range_within(off, n, now.size) || n == 0)
         broken("a write without the claim, or beyond the end of the file");
     uint64_t cluster = now.opened->cluster_bytes;
     for (uint64_t c = off / cluster; c <= (off + n - 1) / cluster; c++)
         if (now.opened->use[c] != USE_DATA || now.opened->refs[c] != 1)
             broken("a write to a cluster that is not data of this disk alone");
-    overwrite(off, buf, n);
+    bool failed = fails(e);
+    overwrite(off, buf, failed && now.partial < n ? now.partial : n);
     now.written = true;
-    return 0;
+    return failed ? -1 : 0;
 }
 
 static int hostile_flush(void *ctx, struct err *e)
 {
     (void)ctx;
-    (void)e;
-    return 0;
+    return fails(e) ? -1 : 0;
 }
 
 static int hostile_claim(void *ctx, struct err *e)

@@ -29,6 +29,10 @@ void hostile_resize(uint64_t size);                      /* cut off; grown a lit
 /* Encrypts what was changed. Nothing happens where the clear text is refused. */
 void hostile_seal(unsigned flags);
 
+/* The n-th write or flush from now (1 is the next) fails, for_good: and all after it; 0: none. What
+ * fails has written its first `partial` sectors. */
+void hostile_fail(unsigned nth, bool for_good, size_t partial);
+
 /* The image as it is now, its size too. */
 uint8_t *hostile_bytes(void);
 uint64_t hostile_size(void);

@@ -394,8 +394,7 @@ size_t field_values(const struct image_fields *all, const struct image_field *f,
         offer(&v, now - steps[i]);
         offer(&v, steps[i]);
     }
-    for (unsigned i = 0; i < 8; i++) /* flags and reserved bits */
-    {
+    for (unsigned i = 0; i < 8; i++) { /* flags and reserved bits */
         offer(&v, now ^ (top >> i));
         offer(&v, now ^ UINT64_C(1) << i);
     }
