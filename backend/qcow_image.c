@@ -409,7 +409,7 @@ int qcow_inspect(const struct blk *b, struct qcow_facts *ret, struct err *e)
     uint8_t bytes[QCOW_HEADER_MAX];
     struct qcow_facts facts = {0};
     OWNED(qcow_image) img = NULL;
-    struct err luks_error;
+    struct err luks_error = {0};
     size_t n = blk_size(b) < sizeof(bytes) ? (size_t)blk_size(b) : sizeof(bytes);
     if (blk_read(b, (struct host){0}, bytes, n, e) < 0)
         return -1;
@@ -424,6 +424,10 @@ int qcow_inspect(const struct blk *b, struct qcow_facts *ret, struct err *e)
     }
     if (facts.header.crypt_method != 0)
         facts.has_luks = read_luks(b, &facts.header, &facts.luks, &luks_error) == 0;
+    if (luks_error.kind == ERR_STORAGE) { /* not read is not "none" */
+        *e = luks_error;
+        return -1;
+    }
     if (qcow_open(b, &img, &facts.refused) == 0)
         facts.refused = (struct err){0};
     if (facts.refused.kind == ERR_STORAGE) {

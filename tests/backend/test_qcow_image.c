@@ -689,8 +689,8 @@ static void a_failing_read_is_a_storage_error_wherever_it_happens(void **state)
             assert_int_equal(e.os, EIO);
             mem_disk_fail(d, k, how, EIO, 0);
             assert_int_equal(mem_disk_blk(d, &b, &e), 0);
-            if (qcow_inspect(b, &f, &e) < 0)
-                assert_int_equal(e.kind, ERR_STORAGE);
+            assert_int_equal(qcow_inspect(b, &f, &e), -1);
+            assert_int_equal(e.kind, ERR_STORAGE);
         }
     mem_disk_heal(d);
     assert_int_equal(try_open(d, &e), 0);
