@@ -42,6 +42,7 @@ CLASS_OF = (("qcow_open", "image"), ("image", "image"), ("qcow", "qcow2"), ("luk
 # What of a target's corpus is kept in the repository, at most.
 KEPT_FILES, KEPT_BYTES = 200, 300 << 10
 BUILD_AGAIN_S, TRY_AGAIN_S = 900, 120
+BACK_MOST = 10  # commits
 
 
 def class_of(source):
@@ -165,10 +166,15 @@ class Campaign:
         """Was it asked for?"""
         return re.search(self.options.only, target) is not None
 
-    def refresh(self):
-        """--committed: the newest."""
-        if self.options.committed:
-            self.source = engines.committed_source(self.work.folder)
+    def configure(self, engine):
+        """The newest source that can be built: of what is committed, perhaps not the last."""
+        if not self.options.committed:
+            return engines.configure(self.work.folder, self.source, engine)
+        for back in range(BACK_MOST):
+            self.source = engines.committed_source(self.work.folder, back)
+            if engines.configure(self.work.folder, self.source, engine):
+                return True
+        return False
 
     def choose(self):
         """The target and engine that had least, of the class that had least; None: nothing left."""
@@ -207,10 +213,9 @@ class Campaign:
             ready = os.path.exists(engines.binary(self.work.folder, engine, target))
             if ready and time.time() - when < BUILD_AGAIN_S and stamp == self.stamp(target):
                 return True
-            self.refresh()
-            stamp = self.stamp(target)
-            if engines.build(self.work.folder, self.source, engine, target):
-                self.built[target, engine] = (stamp, time.time())
+            good = self.configure(engine)
+            if good and engines.build(self.work.folder, engine, target):
+                self.built[target, engine] = (self.stamp(target), time.time())
                 return True
             print(f"*** fuzz_{target} cannot be built for {engine}", file=sys.stderr, flush=True)
             return ready
@@ -261,7 +266,8 @@ class Campaign:
 
     def go(self):
         """All of it."""
-        self.refresh()
+        if self.options.committed:
+            self.source = engines.committed_source(self.work.folder, 0)
         threads = [threading.Thread(target=self.worker) for _ in range(self.options.jobs)]
         for t in threads:
             t.start()

@@ -45,13 +45,13 @@ def quiet(cmd, log, **more):
 # --- building ---
 
 
-def committed_source(work):
-    """A copy of what is committed, which only changes where that has changed."""
+def committed_source(work, back):
+    """A copy of what was committed, so many commits back; it changes only where that has."""
     copy = os.path.join(work, "source")
     os.makedirs(copy, exist_ok=True)
     env = dict(os.environ, GIT_INDEX_FILE=os.path.join(os.path.abspath(work), "source.index"))
     subprocess.run(["git", "-C", ROOT, f"--work-tree={os.path.abspath(copy)}", "read-tree",
-                    "--reset", "-u", "HEAD"], env=env, check=True)
+                    "--reset", "-u", f"HEAD~{back}"], env=env, check=True)
     return copy
 
 
@@ -60,17 +60,23 @@ def binary(work, engine, target):
     return os.path.join(work, "bin", engine, "fuzz_" + target)
 
 
-def build(work, source, engine, target):
+def configure(work, source, engine):
+    """Makes or renews a build folder; False: what lies in source cannot be built at all."""
+    folder = os.path.join(work, "build-" + engine)
+    log = os.path.join(work, "log", f"build.{engine}.log")
+    env = dict(os.environ, AFL_QUIET="1")
+    if os.path.exists(os.path.join(folder, "build.ninja")):
+        return quiet(["ninja", "-C", folder, "build.ninja"], log, env=env) == 0
+    return quiet(["cmake", "-S", source, "-B", folder, "-G", "Ninja", "-DNVKEEP_FUZZ=ON",
+                  "-DNVKEEP_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O2 -g",
+                  "-DCMAKE_C_COMPILER=" + COMPILERS[engine]], log, env=env) == 0
+
+
+def build(work, engine, target):
     """Builds a target; False: that failed, and the one from before stays."""
     folder = os.path.join(work, "build-" + engine)
     log = os.path.join(work, "log", f"build.{engine}.log")
     env = dict(os.environ, AFL_QUIET="1")
-    if not os.path.exists(os.path.join(folder, "build.ninja")):
-        configure = ["cmake", "-S", source, "-B", folder, "-G", "Ninja", "-DNVKEEP_FUZZ=ON",
-                     "-DNVKEEP_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O2 -g",
-                     "-DCMAKE_C_COMPILER=" + COMPILERS[engine]]
-        if quiet(configure, log, env=env) != 0:
-            return False
     if quiet(["ninja", "-C", folder, "fuzz_" + target], log, env=env) != 0:
         return False
     ready = binary(work, engine, target)

@@ -11,6 +11,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
+/* A target whose inputs take long says how many mutations and prefixes of a seed are replayed. */
+extern const unsigned fuzz_replays __attribute__((weak));
+
 /* A promise; stays in builds without assertions. */
 #define PROMISE(condition)                                                                         \
     do {                                                                                           \

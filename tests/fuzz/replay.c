@@ -1,5 +1,6 @@
-/* main() of a fuzz target where there is no libFuzzer: replays the files of a corpus, every prefix
- * of each, and mutations drawn from a fixed sequence. Two runs do the same.
+/* main() of a fuzz target where there is no libFuzzer: replays the files of a corpus; of the seeds
+ * among them every prefix as well, and mutations drawn from a fixed sequence. What a fuzzer found
+ * is named by its digest, and is what it is. Two runs do the same.
  *
  *     fuzz_NAME [--long N] CORPUS...     N mutations of each file instead of 2000
  */
@@ -13,7 +14,7 @@
 #include "src/base/fd.h"
 #include "tests/fuzz/fuzz.h"
 
-enum { MAX_FILE = 1 << 20, MAX_PREFIX = 4096, DEFAULT_MUTATIONS = 2000 };
+enum { MAX_FILE = 1 << 20, MAX_PREFIX = 4096, DEFAULT_MUTATIONS = 2000, DIGEST_NAME = 40 };
 
 static size_t n_replayed;
 static uint64_t sequence;
@@ -91,7 +92,10 @@ static int replay_file(const char *dir, const char *name, uint64_t mutations)
     }
     size_t n = (size_t)got;
     replay(bytes, n);
-    for (size_t len = 0; len < n && len < MAX_PREFIX; len++)
+    if (strlen(name) == DIGEST_NAME && strspn(name, "0123456789abcdef") == DIGEST_NAME)
+        return 0;
+    size_t step = &fuzz_replays ? n / fuzz_replays + 1 : 1;
+    for (size_t len = 0; len < n && len < MAX_PREFIX; len += step)
         replay(bytes, len);
     for (uint64_t i = 0; i < mutations; i++)
         mutate(bytes, n);
@@ -128,7 +132,7 @@ static int replay_folder(const char *dir, uint64_t mutations)
 
 int main(int argc, char **argv)
 {
-    uint64_t mutations = DEFAULT_MUTATIONS;
+    uint64_t mutations = &fuzz_replays ? fuzz_replays : DEFAULT_MUTATIONS;
     int at = 1, failed = 0;
     if (argc > 2 && !strcmp(argv[1], "--long")) {
         mutations = strtoull(argv[2], NULL, 10);
