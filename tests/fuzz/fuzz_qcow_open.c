@@ -1,13 +1,17 @@
 /* A whole image, opened, counted and inspected. The input holds what is not zero in it, because the
  * key material alone would be megabytes: eight bytes of file length, then pieces of {u32 offset,
- * u16 length, bytes}. tests/fuzz/pack_image.py makes one from an image. */
+ * u16 length, bytes}, of which later ones lie over earlier ones. tests/fuzz/pack_image.py makes one
+ * from an image; the mutator of libFuzzer sets fields (image_fields.h) to the numbers at which
+ * readers break. */
 #include <string.h>
 
 #include "backend/qcow_priv.h"
 #include "src/base/bytes.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/memory.h"
+#include "tests/support/image_fields.h"
 
-enum { MAX_PIECES = 512 };
+enum { MAX_PIECES = 512, PIECE_HEAD = 6 };
 
 struct piece {
     uint64_t at;
@@ -49,7 +53,7 @@ static void unpack(struct sparse *s, const uint8_t *bytes, size_t n)
 {
     struct bytes_in in = bytes_in(bytes, n);
     s->size = bytes_be64(&in);
-    while (in.left > 6 && s->n < MAX_PIECES) {
+    while (in.left > PIECE_HEAD && s->n < MAX_PIECES) {
         struct piece *p = &s->piece[s->n++];
         p->at = bytes_be32(&in);
         p->n = bytes_be16(&in);
@@ -93,7 +97,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     unpack(&s, bytes, n);
     PROMISE(blk_from_ops(&sparse_ops, &s, s.size, "fuzz", &b, &e) == 0);
 
+    memory_begin();
     int opened = qcow_open(b, &img, &e);
+    PROMISE(memory_peak() <= MEMORY_MOST);
     PROMISE(s.n_read <= UINT64_C(64) << 20); /* the work for a verdict is bounded */
     if (opened == 0)
         check_promises(img);
@@ -108,4 +114,52 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         PROMISE(e.kind == ERR_STATE_CORRUPT || e.kind == ERR_UNSUPPORTED);
     PROMISE(s.n_read <= UINT64_C(112) << 20);
     return 0;
+}
+
+/* ---- libFuzzer's mutator ---- */
+
+enum { MOST_FLAT = 4 << 20 };
+
+size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max) __attribute__((weak));
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned seed);
+
+static uint32_t draw(uint32_t *state, size_t below)
+{
+    *state = *state * 1664525 + 1013904223;
+    return (uint32_t)((*state >> 8) % below);
+}
+
+/* One field, set by a piece at the end. */
+static size_t set_field(uint8_t *bytes, size_t n, size_t max, uint32_t *seed)
+{
+    struct sparse s = {.n = 0};
+    struct image_fields all;
+    struct err e;
+    uint64_t values[FIELD_VALUES_MAX];
+    unpack(&s, bytes, n);
+    uint64_t size = s.size < MOST_FLAT ? s.size : MOST_FLAT;
+    uint8_t *flat = calloc(1, size + 1);
+    PROMISE(flat && sparse_pread(&s, flat, size, 0, &e) == 0);
+    image_fields_of(flat, size, NULL, 0, true, &all);
+    const struct image_field *f = &all.field[all.n ? draw(seed, all.n) : 0];
+    for (int i = 0; i < 4 && all.n > 0 && !strcmp(f->name, "entry"); i++)
+        f = &all.field[draw(seed, all.n)];
+    size_t n_values = all.n ? field_values(&all, f, field_get(f, flat + f->at), values) : 0;
+    if (n_values > 0 && max - n >= PIECE_HEAD + f->bytes) {
+        put_be32(bytes + n, (uint32_t)f->at);
+        put_be16(bytes + n + 4, f->bytes);
+        field_put(f, values[draw(seed, n_values)], bytes + n + PIECE_HEAD);
+        n += PIECE_HEAD + f->bytes;
+    }
+    image_fields_clear(&all);
+    free(flat);
+    return n;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned seed)
+{
+    uint32_t state = seed;
+    if (n > 8 && draw(&state, 2))
+        return set_field(bytes, n, max, &state);
+    return LLVMFuzzerMutate ? LLVMFuzzerMutate(bytes, n, max) : n;
 }

@@ -7,6 +7,8 @@
 
 #define OFFSET UINT64_C(0x00fffffffffffe00)
 
+enum { MOST_ENTRIES = 1 << 14, MOST_TABLES = 64 };
+
 struct row {
     const char *name;
     uint16_t at;
@@ -140,11 +142,18 @@ static uint64_t number(const struct walk *w, uint64_t at, unsigned bytes)
     return v;
 }
 
+/* The image may have been tampered with already. */
+static uint64_t at_most(uint64_t n, uint64_t most)
+{
+    return n < most ? n : most;
+}
+
 /* Entries of a table: all of them, or those that differ from their neighbours in more than by one
  * step, and the ends. */
 static void add_entries(struct walk *w, const char *table, uint64_t at, uint64_t n, uint8_t bytes)
 {
     uint64_t steps[2] = {0, 0};
+    n = at_most(n, MOST_ENTRIES);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t v = number(w, at + i * bytes, bytes);
         uint64_t step = i > 0 ? v - number(w, at + (i - 1) * bytes, bytes) : 0;
@@ -164,13 +173,13 @@ static void walk_l1(struct walk *w, const char *l1_name, const char *l2_name, ui
     uint64_t last_data = 0;
     add_place(w, at);
     add_entries(w, l1_name, at, n, 8);
-    for (uint64_t i = 0; i < n; i++) {
+    for (uint64_t i = 0; i < at_most(n, MOST_TABLES); i++) {
         uint64_t l2 = number(w, at + i * 8, 8) & OFFSET;
         if (l2 == 0)
             continue;
         add_place(w, l2);
         add_place(w, number(w, l2, 8) & OFFSET);
-        for (uint64_t k = 0; k < w->to->cluster / 8; k++)
+        for (uint64_t k = 0; k < at_most(w->to->cluster / 8, MOST_ENTRIES); k++)
             if (number(w, l2 + k * 8, 8) & OFFSET)
                 last_data = k;
         /* One unused entry is as good as the other. */
@@ -182,12 +191,12 @@ static void walk_l1(struct walk *w, const char *l1_name, const char *l2_name, ui
 static void walk_refcounts(struct walk *w)
 {
     uint64_t table = number(w, 48, 8), cluster = w->to->cluster;
-    uint64_t order = number(w, 4, 4) == 3 ? number(w, 96, 4) : 4;
+    uint64_t order = number(w, 4, 4) == 3 ? at_most(number(w, 96, 4), 6) : 4;
     uint64_t n_host = (w->n + cluster - 1) / cluster, per_block = cluster * 8 >> order;
     uint8_t width = order > 3 ? (uint8_t)(1 << (order - 3)) : 1;
     add_place(w, table);
     add_entries(w, "refcount table", table, n_host / per_block + 2, 8);
-    for (uint64_t i = 0; i * per_block < n_host; i++) {
+    for (uint64_t i = 0; i * per_block < n_host && i < MOST_TABLES; i++) {
         uint64_t block = number(w, table + i * 8, 8);
         uint64_t n = n_host - i * per_block < per_block ? n_host - i * per_block : per_block;
         if (block == 0)
