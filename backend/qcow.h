@@ -56,8 +56,8 @@ int qcow_volume_read(const struct qcow_volume *v, struct sector first, size_t n_
                      uint8_t *buf, struct err *e) MUST_CHECK;
 
 /* Reads and verifies the reference sector. ERR_STATE_EMPTY: sector 0 was never written
- * (unallocated, zero, or its ciphertext is all zero); ERR_STATE_FOREIGN; ERR_STATE_CORRUPT. Takes
- * on success. */
+ * (unallocated, zero, or its ciphertext is all zero), in an image that does not bear our mark;
+ * ERR_STATE_FOREIGN; ERR_STATE_CORRUPT. Takes on success. */
 int qcow_attach(struct qcow_volume **v, struct qcow_disk **ret, struct err *e) MUST_CHECK;
 void qcow_disk_free(struct qcow_disk *d);
 DEFINE_OWNED(qcow_disk);
@@ -73,7 +73,8 @@ int qcow_disk_check_whole(const struct qcow_disk *d, struct err *e) MUST_CHECK;
 
 /* w must be the claim over the very blk the disk was opened on, and the image must have been opened
  * after it was claimed. ERR_UNSUPPORTED: clusters of the store are shared with a snapshot,
- * unallocated, or the image is marked dirty or corrupt. Takes both on success. */
+ * unallocated, or the image is marked dirty or corrupt. ERR_STATE_CORRUPT: the same of clusters
+ * where it cannot be, in an image of ours without snapshots. Takes both on success. */
 int qcow_arm(struct qcow_disk **d, struct blk_rw **w, struct qcow_disk_rw **ret,
              struct err *e) MUST_CHECK;
 void qcow_disk_rw_free(struct qcow_disk_rw *d);

@@ -21,7 +21,10 @@ struct qcow_disk_rw {
                     cache */
 };
 
-enum { FIRST_FREE_SECTOR = 8 }; /* the first eight belong to the reference sector */
+enum {
+    FIRST_FREE_SECTOR = 8, /* the first eight belong to the reference sector */
+    FEW_BITS = 8,          /* two random uuids differ in about 60 */
+};
 
 /* ---- the volume ---- */
 
@@ -144,8 +147,14 @@ void qcow_disk_free(struct qcow_disk *d)
     free(d);
 }
 
+/* nvkeep writes the reference sector before its mark in the header: there, it was lost. */
 static int never_written(const struct qcow_volume *v, const char *how, struct err *e)
 {
+    if (v->img->header.ours)
+        return qcow_bad(v->img->blk, ERR_STATE_CORRUPT, e,
+                        "the key is right, but the reference sector, with which every image of "
+                        "nvkeep begins, is gone (%s); restore the image from a backup",
+                        how);
     return qcow_bad(v->img->blk, ERR_STATE_EMPTY, e,
                     "the key is right, but the disk inside holds no TPM state yet (%s); `nvkeep "
                     "create` makes an image with a TPM in it",
@@ -180,13 +189,27 @@ static bool area_within(uint64_t first, uint64_t n, uint64_t sectors)
     return first >= FIRST_FREE_SECTOR && range_within(first, n, sectors);
 }
 
+static unsigned differing_bits(const uint8_t a[16], const uint8_t b[16])
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < 16; i++)
+        n += (unsigned)__builtin_popcount(a[i] ^ b[i]);
+    return n;
+}
+
 static int check_facts(const struct qcow_volume *v, const struct ref_facts *f, struct err *e)
 {
     const struct qcow_header *h = &v->img->header;
     const struct store_layout *l = &f->layout;
     uint64_t sectors = qcow_volume_sectors(v);
     uint8_t digest[SHA256_BYTES];
-    if (h->ours && memcmp(h->instance, f->instance, sizeof(f->instance)) != 0)
+    unsigned n_differ = h->ours ? differing_bits(h->instance, f->instance) : 0;
+    if (n_differ > 0 && n_differ <= FEW_BITS)
+        return qcow_bad(v->img->blk, ERR_STATE_CORRUPT, e,
+                        "the name of the instance in the header is damaged: it differs in %u of "
+                        "128 bits from that of the state inside",
+                        n_differ);
+    if (n_differ > 0)
         return qcow_bad(v->img->blk, ERR_STATE_FOREIGN, e,
                         "the header names another instance than the state inside: one of them was "
                         "taken from another image");
@@ -297,10 +320,27 @@ static const char *not_in_place(const struct qcow_image *img, uint64_t guest)
     if (entry & MAP_ZERO)
         return "is marked as zero";
     if (!(entry & MAP_COPIED) || img->refs[host] != 1)
-        return "is shared with a snapshot";
+        return "is marked as shared with a snapshot";
     if (img->use[host] != USE_DATA || !is_in_file(img, host))
         return "lies at the cut off end of the file";
     return NULL;
+}
+
+/* In an image that nvkeep has preallocated, only snapshots change that. */
+static int cannot_be_written(const struct qcow_image *img, uint64_t guest, const char *why,
+                             struct err *e)
+{
+    if (img->header.ours && img->header.n_snapshots == 0)
+        return qcow_bad(img->blk, ERR_STATE_CORRUPT, e,
+                        "cluster %" PRIu64
+                        " of the state %s, and the image has no snapshots: its tables are damaged; "
+                        "`qemu-img check -r all` on a copy may repair them",
+                        guest, why);
+    return qcow_bad(img->blk, ERR_UNSUPPORTED, e,
+                    "cluster %" PRIu64
+                    " of the state %s and cannot be written in place; `qemu-img snapshot -l` shows "
+                    "snapshots, `-d` deletes one, `qemu-img check -r all` repairs",
+                    guest, why);
 }
 
 static int check_in_place(const struct qcow_image *img, uint64_t first, uint64_t n_sectors,
@@ -310,12 +350,7 @@ static int check_in_place(const struct qcow_image *img, uint64_t first, uint64_t
     for (uint64_t c = first / per_cluster; c * per_cluster < first + n_sectors; c++) {
         const char *why = not_in_place(img, c);
         if (why)
-            return qcow_bad(
-                img->blk, ERR_UNSUPPORTED, e,
-                "cluster %" PRIu64
-                " of the state %s and cannot be written in place; `qemu-img snapshot "
-                "-l` shows snapshots, `-d` deletes one, `qemu-img check -r all` repairs",
-                c, why);
+            return cannot_be_written(img, c, why, e);
     }
     return 0;
 }

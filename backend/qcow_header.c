@@ -98,8 +98,25 @@ static const char *recognise(const uint8_t *bytes, size_t n)
     return "neither qcow2 nor anything else that is known here";
 }
 
+/* All of a header but one byte of its magic. */
+static bool nearly_qcow(const uint8_t *bytes, size_t n)
+{
+    size_t right = 0;
+    for (size_t i = 0; n >= V2_HEADER_BYTES && i < sizeof(magic); i++)
+        right += bytes[i] == magic[i];
+    if (right != sizeof(magic) - 1)
+        return false;
+    uint32_t version = get_be32(bytes + 4), bits = get_be32(bytes + 20);
+    return (version == 2 || version == 3) && bits >= MIN_CLUSTER_BITS && bits <= MAX_CLUSTER_BITS;
+}
+
 static int not_qcow(const uint8_t *bytes, size_t n, struct err *e)
 {
+    if (nearly_qcow(bytes, n))
+        return err_set(e, ERR_STATE_CORRUPT,
+                       "the first four bytes of the qcow2 header are damaged (0x%08" PRIx32
+                       ", wanted 0x514649fb); what follows them is a qcow2 header",
+                       get_be32(bytes));
     if (n >= 8 && !memcmp(bytes, magic, sizeof(magic)) && get_be32(bytes + 4) == 1)
         return err_set(e, ERR_UNSUPPORTED,
                        "this is a qcow image of version 1, versions 2 and 3 are supported; "

@@ -55,7 +55,8 @@ struct qcow_oddities {
 /* bytes: the first min(file size, QCOW_HEADER_MAX) bytes... of a file of file_bytes. Where
  * extensions lie further (clusters above 4 KiB), the scan still ends at QCOW_HEADER_MAX and says
  * so. ret_oddities may be NULL; it is filled as far as decoding came, also on failure.
- * ERR_STATE_FOREIGN: not qcow2; ERR_STATE_CORRUPT: contradictory; ERR_UNSUPPORTED: by name. */
+ * ERR_STATE_FOREIGN: not qcow2; ERR_STATE_CORRUPT: contradictory, or qcow2 but for one byte of the
+ * magic; ERR_UNSUPPORTED: by name. */
 int qcow_header_decode(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct qcow_header *ret,
                        struct qcow_oddities *ret_oddities, struct err *e) MUST_CHECK;
 

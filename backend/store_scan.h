@@ -51,7 +51,8 @@
  *      mark: leftovers. Harmless.
  *
  * One thing cannot be told from R6: whole sectors of the very last acknowledged write replaced by
- * something else entirely. They look like a write that never arrived.
+ * something else entirely. They look like a write that never arrived. The same of the last ones, if
+ * nothing is left that speaks of them.
  */
 #ifndef NVKEEP_BACKEND_STORE_SCAN_H
 #define NVKEEP_BACKEND_STORE_SCAN_H

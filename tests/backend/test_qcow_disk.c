@@ -199,32 +199,49 @@ static uint64_t sector_at(uint64_t guest)
     return (entry & QCOW_OFFSET) + guest % (C / 512) * 512;
 }
 
+/* The mark of ours becomes an extension that nobody knows. */
+static void take_mark_away(struct mem_disk *d)
+{
+    uint8_t *mark = mem_disk_bytes(d) + im.header.header_length + 24;
+    assert_memory_equal(mark, "nvkp", 4);
+    memcpy(mark, "none", 4);
+}
+
+/* Everything that sector 0 can lack, with the mark of ours in the header or without. */
+static void without_a_first_sector(bool ours, enum err_kind kind)
+{
+    static const char *const how[] = {"sector 0 was never written", "sector 0 was never written",
+                                      "sector 0 is zero in the file", "it has no sectors",
+                                      "it has no sectors"};
+    for (size_t i = 0; i < ARRAY_LEN(how); i++) {
+        OWNED(mem_disk) d = copy();
+        uint8_t *bytes = mem_disk_bytes(d);
+        if (!ours)
+            take_mark_away(d);
+        if (i == 0)
+            put_be64(bytes + mem_image_l2_entry(&im, 0), 0);
+        if (i == 1)
+            bytes[mem_image_l2_entry(&im, 0) + 7] |= 1; /* zero flag */
+        if (i == 2)
+            memset(bytes + sector_at(0), 0, 512);
+        if (i >= 3)
+            put_be64(bytes + 24, i == 3 ? 0 : 511);
+        attach_refused(d, kind, how[i]);
+    }
+}
+
 /* S3.8, S3.18 */
 static void a_disk_never_written_is_empty_and_not_foreign(void **state)
 {
     (void)state;
-    {
-        OWNED(mem_disk) d = copy();
-        put_be64(mem_disk_bytes(d) + mem_image_l2_entry(&im, 0), 0);
-        attach_refused(d, ERR_STATE_EMPTY, "sector 0 was never written");
-    }
-    {
-        OWNED(mem_disk) d = copy();
-        mem_disk_bytes(d)[mem_image_l2_entry(&im, 0) + 7] |= 1; /* zero flag */
-        attach_refused(d, ERR_STATE_EMPTY, "sector 0 was never written");
-    }
-    {
-        OWNED(mem_disk) d = copy();
-        memset(mem_disk_bytes(d) + sector_at(0), 0, 512);
-        attach_refused(d, ERR_STATE_EMPTY, "sector 0 is zero in the file");
-    }
-    {
-        OWNED(mem_disk) d = copy();
-        put_be64(mem_disk_bytes(d) + 24, 0);
-        attach_refused(d, ERR_STATE_EMPTY, "it has no sectors");
-        put_be64(mem_disk_bytes(d) + 24, 511);
-        attach_refused(d, ERR_STATE_EMPTY, "it has no sectors");
-    }
+    without_a_first_sector(false, ERR_STATE_EMPTY);
+}
+
+/* S2.6: what nvkeep has made always has one. */
+static void a_lost_first_sector_is_damage_and_not_emptiness(void **state)
+{
+    (void)state;
+    without_a_first_sector(true, ERR_STATE_CORRUPT);
 }
 
 /* S3.7, S3.8 */
@@ -255,8 +272,18 @@ static void a_header_of_another_instance_is_foreign(void **state)
 {
     OWNED(mem_disk) d = copy();
     (void)state;
-    mem_disk_bytes(d)[152] ^= 1;
+    for (size_t i = 0; i < 16; i++)
+        mem_disk_bytes(d)[152 + i] ^= (uint8_t)(0x5a + i);
     attach_refused(d, ERR_STATE_FOREIGN, "the header names another instance");
+}
+
+/* S2.6 */
+static void a_damaged_name_of_the_instance_is_damage(void **state)
+{
+    OWNED(mem_disk) d = copy();
+    (void)state;
+    mem_disk_bytes(d)[152] ^= 1;
+    attach_refused(d, ERR_STATE_CORRUPT, "it differs in 1 of 128 bits");
 }
 
 /* S2.6 */
@@ -339,7 +366,7 @@ static void a_short_last_cluster_is_read_but_never_armed(void **state)
     uint64_t five = mem_image_l2_entry(&im, 5), last = mem_image_l2_entry(&im, SIZE / C - 1);
     memcpy(mem_disk_bytes(d) + five, mem_disk_bytes(im.disk) + last, 8);
     memcpy(mem_disk_bytes(d) + last, mem_disk_bytes(im.disk) + five, 8);
-    arm_refused(d, ERR_UNSUPPORTED, "lies at the cut off end of the file");
+    arm_refused(d, ERR_STATE_CORRUPT, "lies at the cut off end of the file");
 }
 
 /* ---- arming ---- */
@@ -351,23 +378,25 @@ static void what_cannot_be_written_in_place_is_not_armed(void **state)
     {
         OWNED(mem_disk) d = copy();
         put_be64(mem_disk_bytes(d) + at, 0);
-        arm_refused(d, ERR_UNSUPPORTED, "cluster 5 of the state is not allocated");
+        arm_refused(d, ERR_STATE_CORRUPT, "cluster 5 of the state is not allocated");
     }
     {
         OWNED(mem_disk) d = copy();
         mem_disk_bytes(d)[at + 7] |= 1;
-        arm_refused(d, ERR_UNSUPPORTED, "cluster 5 of the state is marked as zero");
+        arm_refused(d, ERR_STATE_CORRUPT, "cluster 5 of the state is marked as zero");
     }
     {
         OWNED(mem_disk) d = copy();
         mem_disk_bytes(d)[at] &= 0x7f;
-        arm_refused(d, ERR_UNSUPPORTED, "cluster 5 of the state is shared with a snapshot");
+        arm_refused(d, ERR_STATE_CORRUPT, "cluster 5 of the state is marked as shared");
     }
     {
         /* a stale COPIED does not suffice: this is how stock tools destroy snapshots */
         OWNED(mem_disk) d = copy();
         uint64_t host = (get_be64(mem_disk_bytes(d) + at) & QCOW_OFFSET) / C;
         put_be16(mem_disk_bytes(d) + mem_image_refcount(&im, host), 2);
+        arm_refused(d, ERR_STATE_CORRUPT, "and the image has no snapshots");
+        take_mark_away(d);
         arm_refused(d, ERR_UNSUPPORTED, "qemu-img snapshot -l");
     }
 }
@@ -540,7 +569,7 @@ static void writing_beyond_the_disk_or_where_nothing_is_writes_nothing(void **st
     assert_int_equal(mem_image_arm(m, MEM_IMAGE_PASS, &d, &e), 0);
     mem_disk_forget(m);
     assert_int_equal(qcow_disk_write(d, (struct sector){last * (C / 512) - 1}, 2, buf, &e), -1);
-    says(&e, ERR_UNSUPPORTED, "is not allocated");
+    says(&e, ERR_STATE_CORRUPT, "is not allocated");
     assert_int_equal(qcow_disk_write(d, (struct sector){SIZE / 512 - 1}, 2, buf, &e), -1);
     assert_int_equal(e.kind, ERR_USAGE);
     (void)mem_disk_log(m, &n);
@@ -598,9 +627,11 @@ int main(void)
         cmocka_unit_test(recovering_can_be_stopped),
         cmocka_unit_test(an_image_without_active_slots_is_corrupt),
         cmocka_unit_test(a_disk_never_written_is_empty_and_not_foreign),
+        cmocka_unit_test(a_lost_first_sector_is_damage_and_not_emptiness),
         cmocka_unit_test(a_damaged_reference_sector_is_corrupt),
         cmocka_unit_test(noise_is_corrupt_under_our_header_and_foreign_under_another),
         cmocka_unit_test(a_header_of_another_instance_is_foreign),
+        cmocka_unit_test(a_damaged_name_of_the_instance_is_damage),
         cmocka_unit_test(a_changed_header_that_still_opens_is_corrupt),
         cmocka_unit_test(a_disk_made_smaller_than_its_store_is_corrupt),
         cmocka_unit_test(reading_beyond_the_disk_is_refused_and_reads_nothing),

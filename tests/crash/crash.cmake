@@ -6,6 +6,8 @@ endforeach()
 target_link_options(crash_test_sequence_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
     -Wl,--wrap=blk_open -Wl,--wrap=qcow_recover
     -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
+target_link_options(crash_test_tpm_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
+    -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
 
 # What tests/crash/damage_image.h needs.
 target_link_options(crash_test_image_damage PRIVATE

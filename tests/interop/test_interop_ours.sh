@@ -178,7 +178,7 @@ snapshot()
 {
     make 12 && head -c 4096 /dev/urandom >piece && run "$dump" write o.qcow2 key 800 piece &&
         qemu_snapshot o.qcow2 -c one && same_content o.qcow2 && clean &&
-        says 40 "shared with a snapshot" "$dump" write o.qcow2 key 800 piece &&
+        says 40 "marked as shared with a snapshot" "$dump" write o.qcow2 key 800 piece &&
         qemu_io o.qcow2 'write -P 7 409600 4096' &&
         same_content o.qcow2 && clean && qemu_snapshot o.qcow2 -a one && same_content o.qcow2 &&
         clean && qemu_snapshot o.qcow2 -d one && clean &&

@@ -256,7 +256,7 @@ bad 'clusters of 2^63 bytes' STATE_CORRUPT 'cluster'
 good_with 24 ffffffffffffffff
 bad 'a disk of 2^64 bytes' 'STATE_CORRUPT' 'size|L1'
 good_with 24 0000000000000000
-bad 'a disk of no bytes' STATE_EMPTY 'no sectors'
+bad 'a disk of no bytes' STATE_CORRUPT 'no sectors'
 good_with 32 00000003
 bad 'crypt method 3' UNSUPPORTED 'method 3'
 good_with 36 ffffffff
@@ -346,7 +346,7 @@ poke $l2 "8$(printf %015x $l2)"
 bad 'an L2 table that is its own data' STATE_CORRUPT '.'
 good_image
 poke $l2 8000000000000000
-bad 'the first cluster of the disk is nowhere' STATE_EMPTY 'never written'
+bad 'the first cluster of the disk is nowhere' STATE_CORRUPT 'never written'
 good_image
 poke $l2 c000000000010000
 bad 'a compressed cluster' 'UNSUPPORTED' 'compressed'
