@@ -12,17 +12,32 @@ enum {
     RESULT_INVALID_POSTINIT = 0x26,
     RESULT_BAD_LOCALITY = 0x3d,
     RC_INITIALIZE = 0x100, /* TPM 2.0: not started, or started already */
+    RC_FAILURE = 0x101,    /* TPM 2.0: in failure mode, and says nothing else from now on */
 };
 
 /* --- durable, or back to where it was --- */
 
 static int stay_stuck(struct tpm *t, struct err *e)
 {
-    err_prefix(e, "the TPM could not be put back to where it was before a command, and answers "
-                  "nothing until it is powered on again");
+    err_prefix(e, t->before ? "the TPM could not be put back yet to where it was before a command"
+                            : "the TPM could not be put back to where it was before a command, and "
+                              "answers nothing until it is powered on again");
     t->stuck = *e;
     t->power = TPM_STUCK;
     return -1;
+}
+
+/* libtpms was ended. True: it runs again, in the volatile state that was taken before a command. */
+static bool resume_before(struct tpm *t)
+{
+    t->putting_back = true;
+    uint32_t rc = tpm_lib_init();
+    t->putting_back = false;
+    if (rc == 0 && !tpm_has_pending(t))
+        return true;
+    tpm_lib_terminate();
+    tpm_forget_pending(t);
+    return false;
 }
 
 /* *e says why this is necessary. Permanent and saved state are in the store as they were; the
@@ -31,16 +46,24 @@ static int put_back(struct tpm *t, struct err *e)
 {
     tpm_forget_pending(t);
     tpm_lib_terminate();
-    if (!t->before)
-        return stay_stuck(t, e);
-    t->putting_back = true;
-    uint32_t rc = tpm_lib_init();
-    t->putting_back = false;
-    if (rc == 0 && !tpm_has_pending(t))
-        return -1;
-    tpm_lib_terminate();
-    tpm_forget_pending(t);
-    return stay_stuck(t, e);
+    return t->before && resume_before(t) ? -1 : stay_stuck(t, e);
+}
+
+/* What stood in the way (memory, most likely) may be there again. */
+static bool is_stuck(struct tpm *t)
+{
+    if (t->power != TPM_STUCK || !t->before || !resume_before(t))
+        return t->power == TPM_STUCK;
+    tpm_lib_forget_volatile(t);
+    t->stuck.kind = ERR_NONE;
+    t->power = TPM_ON;
+    return false;
+}
+
+static void end_way_back(struct tpm *t)
+{
+    if (t->power != TPM_STUCK)
+        tpm_lib_forget_volatile(t);
 }
 
 /* A volatile state belongs to the permanent state it was taken with: where that moves on, a stored
@@ -194,6 +217,7 @@ void tpm_power_off(struct tpm *t)
         tpm_lib_terminate();
     t->power = TPM_OFF;
     t->stuck.kind = ERR_NONE;
+    tpm_lib_forget_volatile(t);
 }
 
 /* --- commands --- */
@@ -246,26 +270,36 @@ static uint32_t run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t
     return code;
 }
 
+static struct err *give_up(struct err *e)
+{
+    (void)err_set(e, ERR_STORAGE, "libtpms could not carry out a command (no memory, most likely)");
+    return e;
+}
+
 static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
                    size_t *ret_resp_bytes, struct err *e)
 {
     if (needs_way_back(t, cmd, cmd_bytes))
         tpm_lib_take_volatile(t);
     uint32_t code = run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
-    int result = settle(t, tpm_response_is_auth_failure(t->kind, code), e);
+    /* libtpms takes a lack of memory in the middle of a command for the failure of the whole TPM.
+     */
+    int result = code == RC_FAILURE && t->kind == DEVICE_TPM20 && t->before
+                     ? put_back(t, give_up(e))
+                     : settle(t, tpm_response_is_auth_failure(t->kind, code), e);
     if (result < 0) {
         t->shut_down = false;
         t->maybe_orderly = true;
         refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
     }
-    tpm_lib_forget_volatile(t);
+    end_way_back(t);
     return result;
 }
 
 int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
                 uint8_t *resp, size_t *ret_resp_bytes, struct err *e)
 {
-    if (t->power == TPM_STUCK) {
+    if (is_stuck(t)) {
         refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
         *e = t->stuck;
         return -1;
@@ -302,12 +336,13 @@ static int startup_refused(enum tpm_startup how, uint32_t rc, struct err *e)
         return err_set(e, ERR_USAGE,
                        "the TPM resumed a stored volatile state and is started already; leave the "
                        "startup flag out");
-    if (how == STARTUP_STATE)
+    if (how == STARTUP_STATE && rc != RC_FAILURE)
         return err_set(e, ERR_USAGE,
                        "the TPM refuses to start up from a saved state (result 0x%x); was it saved "
                        "by an orderly shutdown? If not, start up clear",
                        rc);
-    return err_set(e, ERR_USAGE, "the TPM refuses to start up (result 0x%x)", rc);
+    return err_set(e, rc == RC_FAILURE ? ERR_STORAGE : ERR_USAGE,
+                   "the TPM refuses to start up (result 0x%x)", rc);
 }
 
 int tpm_startup(struct tpm *t, enum tpm_startup how, struct err *e)
@@ -357,7 +392,7 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     struct err e;
     if (t->power == TPM_OFF)
         return RESULT_BAD_ORDINAL;
-    if (t->power == TPM_STUCK || !t->store)
+    if (is_stuck(t) || !t->store)
         return RESULT_IO_ERROR;
     if (locality > TPM_LOCALITY_MAX)
         return RESULT_BAD_LOCALITY;
@@ -369,7 +404,7 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     uint32_t rc = tpm_lib_act(what, p, (uint32_t)n);
     if (settle(t, false, &e) < 0)
         rc = RESULT_IO_ERROR;
-    tpm_lib_forget_volatile(t);
+    end_way_back(t);
     return rc;
 }
 

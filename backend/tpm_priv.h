@@ -20,7 +20,12 @@ struct tpm {
     struct store *store; /* NULL: lent, not there yet, or a TPM is being manufactured */
     bool manufacturing;
     enum device_kind kind;
-    enum { TPM_OFF = 0, TPM_ON, TPM_STUCK } power; /* STUCK: on, and could not be put back */
+    enum {
+        TPM_OFF = 0,
+        TPM_ON,
+        TPM_STUCK
+    } power; /* STUCK: on, and could not be put back
+              * (yet, where there is a `before`) */
     struct err stuck;
 
     struct blob_set pending; /* stored or deleted by libtpms, and not yet committed */
