@@ -121,17 +121,19 @@ def record(row, folder, rounds):
 
 
 def try_states(number, folder, subject, recording, diary, end, most):
-    """Every N_PARALLEL-th epoch, from `number` on, each with its share of `most` states."""
+    """Every N_PARALLEL-th epoch, from `number` on, each with its share of `most` states and with what
+    those before it left over."""
     tally, contents = Tally(), Contents(recording.first)
     bench = Bench(folder, recording, subject)
     subject.tools = folder
     epochs = read_log(recording.log, end)
     ours = [i for i, e in enumerate(epochs)
             if e.end >= diary.first and (len(epochs) - 1 - i) % N_PARALLEL == number]
+    n_ours = len(ours)
     for i, epoch in enumerate(epochs):
         if ours and i == ours[0]:
-            share = max(1, (most - tally.states) // len(ours))
             ours.pop(0)
+            share = most * (n_ours - len(ours)) // n_ours - tally.states
             for sectors, whole in states(epoch, contents, share, i):
                 before = contents.put(sectors)
                 bench.try_state(contents, whole, epoch.end, diary, tally)
