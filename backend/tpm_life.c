@@ -250,6 +250,8 @@ static void note_success(struct tpm *t, const uint8_t *cmd, size_t n)
         t->maybe_orderly = true;
     else if (tpm_command_extends_saved_pcr(cmd, n))
         t->maybe_orderly = false;
+    else if (tpm_command_is_clock_set(cmd, n))
+        tpm_lib_store_permanent(t);
 }
 
 /* Returns the response's code. */
@@ -270,23 +272,38 @@ static uint32_t run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t
     return code;
 }
 
-static struct err *give_up(struct err *e)
+/* libtpms takes a lack of memory in the middle of a command for the failure of the whole TPM, and
+ * says nothing else from then on. Where there is no way back, the command was one that changes
+ * nothing: what libtpms holds now is what it held before. */
+static int recover_from_failure(struct tpm *t, struct err *e)
 {
+    if (!t->before)
+        tpm_lib_take_volatile(t);
     (void)err_set(e, ERR_STORAGE, "libtpms could not carry out a command (no memory, most likely)");
-    return e;
+    return t->before ? put_back(t, e) : -1;
+}
+
+static int no_way_back(struct err *e)
+{
+    return err_set(e, ERR_STORAGE,
+                   "no memory for the way back from a command, which was not carried out");
 }
 
 static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t *resp,
                    size_t *ret_resp_bytes, struct err *e)
 {
-    if (needs_way_back(t, cmd, cmd_bytes))
+    bool goes_back = needs_way_back(t, cmd, cmd_bytes);
+    int result;
+    if (goes_back)
         tpm_lib_take_volatile(t);
-    uint32_t code = run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
-    /* libtpms takes a lack of memory in the middle of a command for the failure of the whole TPM.
-     */
-    int result = code == RC_FAILURE && t->kind == DEVICE_TPM20 && t->before
-                     ? put_back(t, give_up(e))
+    if (goes_back && !t->before) {
+        result = no_way_back(e);
+    } else {
+        uint32_t code = run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
+        result = code == RC_FAILURE && t->kind == DEVICE_TPM20
+                     ? recover_from_failure(t, e)
                      : settle(t, tpm_response_is_auth_failure(t->kind, code), e);
+    }
     if (result < 0) {
         t->shut_down = false;
         t->maybe_orderly = true;
