@@ -75,9 +75,11 @@ static int next_line(struct talk *t, const char **ret_text, struct json_in **ret
     t->used = (size_t)(end - t->buf) + 1;
     *end = 0;
     *ret_text = t->buf;
-    if (json_in_parse(t->buf, (size_t)(end - t->buf), ret, e) < 0)
+    if (json_in_parse(t->buf, (size_t)(end - t->buf), ret, e) == 0)
+        return 1;
+    if (e->kind != ERR_STORAGE)
         return err_set(e, ERR_UNSUPPORTED, "what answers there does not speak QMP's dialect");
-    return 1;
+    return -1;
 }
 
 static int say(struct talk *t, const char *line, int fd, struct err *e)
@@ -224,12 +226,13 @@ static int say_with_key(struct talk *t, const char *line, const struct cli_args 
     return 0;
 }
 
-static void show(struct cli_run *run, const struct admin_verb *v, const struct json_in *value)
+static int show(struct cli_run *run, const struct admin_verb *v, const struct json_in *value,
+                struct err *e)
 {
-    if (run->json)
-        json_out_value(run->json, "return", value);
-    else
-        json_in_print(v->returns_token ? json_in_member(value, "token") : value, stdout);
+    if (!run->json)
+        return json_in_print(v->returns_token ? json_in_member(value, "token") : value, stdout, e);
+    json_out_value(run->json, "return", value);
+    return 0;
 }
 
 static int run_verb(struct cli_run *run, struct talk *t, struct err *e)
@@ -254,8 +257,7 @@ static int run_verb(struct cli_run *run, struct talk *t, struct err *e)
     int r = v->kind == VERB_ADD_KEY ? say_with_key(t, line, a, e) : say(t, line, -1, e);
     if (r < 0 || hear_answer(t, &answer, e) < 0)
         return -1;
-    show(run, v, json_in_member(answer, "return"));
-    return 0;
+    return show(run, v, json_in_member(answer, "return"), e);
 }
 
 /* --- events --- */

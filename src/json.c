@@ -140,7 +140,11 @@ int json_in_parse(const char *text, size_t n, struct json_in **ret, struct err *
 {
     json_error_t why;
     char buf[160];
+    errno = 0;
     json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+    /* jansson does not always say so itself. */
+    if (!v && errno == ENOMEM)
+        return err_nomem(e, "what came as JSON");
     if (!v)
         return err_set(e, ERR_USAGE, "JSON parse error at byte %d: %s", why.position,
                        err_quote(buf, sizeof(buf), why.text, strlen(why.text)));
@@ -189,17 +193,21 @@ uint64_t json_in_number(const struct json_in *v)
 }
 
 /* Text is shown without what a terminal could take for a command. */
-static void print_plain(json_t *v, FILE *to)
+static int print_plain(json_t *v, FILE *to)
 {
     OWNED_HEAP char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
-    size_t n = text ? strlen(text) : 0;
+    if (!text)
+        return -1;
+    size_t n = strlen(text);
     if (json_is_string(v) && n >= 2)
         fprintf(to, "%.*s\n", (int)(n - 2), text + 1);
     else
-        fprintf(to, "%s\n", text ? text : "");
+        fprintf(to, "%s\n", text);
+    return 0;
 }
 
-static void print_member(const char *path, json_t *v, FILE *to)
+/* -1: no memory. */
+static int print_member(const char *path, json_t *v, FILE *to)
 {
     enum { PATH_BYTES = 200 };
     char inner[PATH_BYTES];
@@ -210,17 +218,26 @@ static void print_member(const char *path, json_t *v, FILE *to)
         json_object_foreach(v, name, member)
         {
             snprintf(inner, sizeof(inner), "%s%s%s", path, *path ? "." : "", name);
-            print_member(inner, member, to);
+            if (print_member(inner, member, to) < 0)
+                return -1;
         }
-    } else if (json_is_array(v)) {
-        json_array_foreach(v, i, member) print_member(path, member, to);
-    } else {
-        fprintf(to, "%s%s", path, *path ? ": " : "");
-        print_plain(v, to);
+        return 0;
     }
+    if (json_is_array(v)) {
+        json_array_foreach(v, i, member)
+        {
+            if (print_member(path, member, to) < 0)
+                return -1;
+        }
+        return 0;
+    }
+    fprintf(to, "%s%s", path, *path ? ": " : "");
+    return print_plain(v, to);
 }
 
-void json_in_print(const struct json_in *v, FILE *to)
+int json_in_print(const struct json_in *v, FILE *to, struct err *e)
 {
-    print_member("", real(v), to);
+    if (print_member("", real(v), to) < 0)
+        return err_nomem(e, "showing the answer");
+    return 0;
 }

@@ -16,7 +16,7 @@ void json_prepare(void);
 
 struct json_in;
 
-/* ERR_USAGE says where it is wrong. */
+/* ERR_USAGE says where it is wrong; ERR_STORAGE: no memory. */
 int json_in_parse(const char *text, size_t n, struct json_in **ret, struct err *e) MUST_CHECK;
 void json_in_free(struct json_in *v);
 DEFINE_OWNED(json_in);
@@ -31,7 +31,7 @@ const char *json_in_text(const struct json_in *v);
 uint64_t json_in_number(const struct json_in *v); /* 0 where it is none */
 
 /* For people: "name: value", one member on each line; what is inside a member gets its name in
- * front. */
-void json_in_print(const struct json_in *v, FILE *to);
+ * front. ERR_STORAGE: no memory, and not all of it was shown. */
+int json_in_print(const struct json_in *v, FILE *to, struct err *e) MUST_CHECK;
 
 #endif
