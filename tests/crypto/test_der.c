@@ -118,6 +118,13 @@ static void the_first_thing_that_goes_wrong_is_kept(void **state)
     assert_refused(der_got(r, &e), e, ERR_STATE_CORRUPT, "layout: cannot read");
     assert_refused(der_same(r, der, sizeof(der), der, sizeof(der) - 1, &e), e, ERR_STATE_CORRUPT,
                    "layout: cannot decode");
+    assert_refused(der_same(r, der, sizeof(der) - 1, der, sizeof(der), &e), e, ERR_STATE_CORRUPT,
+                   "layout: cannot decode");
+    uint8_t other[sizeof(der)];
+    memcpy(other, der, sizeof(der));
+    other[sizeof(der) - 1] ^= 1;
+    assert_refused(der_same(r, der, sizeof(der), other, sizeof(der), &e), e, ERR_STATE_CORRUPT,
+                   "layout: cannot decode");
     assert_done(der_same(r, der, sizeof(der), der, sizeof(der), &e), e);
 }
 

@@ -180,6 +180,31 @@ static void keys_of_another_length_are_other_keys(void **state)
                 e);
 }
 
+/* The key's id, derived here from the key's bytes, no more and no fewer, and from all of the salt.
+ */
+static void a_migration_key_is_used_whole(void **state)
+{
+    (void)state;
+    for (unsigned bits = 128; bits <= 256; bits += 128) {
+        OWNED(migration_key) key = known_migration_key(bits, 0x11);
+        struct envelope_head h = known_head(ENVELOPE_STATE, ENVELOPE_MIGRATION_KEY);
+        uint8_t bytes[32], id[16];
+        struct sealed s = {0};
+        struct err e;
+        for (size_t i = 0; i < bits / 8; i++)
+            bytes[i] = (uint8_t)(0x11 + i);
+        assert_done(envelope_seal(&h, &(struct envelope_keys){NULL, key}, made.content, CONTENT,
+                                  s.b, &s.n, &e),
+                    e);
+        const uint8_t *at = memmem(s.b, s.n, "\x04\x10", 2);
+        assert_non_null(at);
+        assert_memory_equal(at + 2 + 16, "\x04\x20", 2);
+        hkdf_sha256(at + 2 + 16 + 2, 32, bytes, bits / 8, "nvkeep envelope 1 migration key id", id,
+                    sizeof(id));
+        assert_memory_equal(at + 2, id, sizeof(id));
+    }
+}
+
 /* S3.8 */
 static void a_missing_key_is_named(void **state)
 {
@@ -200,13 +225,18 @@ static void a_missing_key_is_named(void **state)
 
 static void an_envelope_of_another_use_is_foreign(void **state)
 {
+    static const char *const names[] = {"a TPM's state", "the token of prepare-outgoing",
+                                        "the token of prepare-incoming"};
     (void)state;
     for (size_t k = 0; k < ARRAY_LEN(kinds); k++)
         for (size_t made_for = 0; made_for < ARRAY_LEN(uses); made_for++)
             for (size_t wanted = 0; wanted < ARRAY_LEN(uses); wanted++) {
                 struct sealed s = seal(uses[made_for], kinds[k]);
+                char text[200];
+                snprintf(text, sizeof(text), "it holds %s, wanted %s", names[made_for],
+                         names[wanted]);
                 if (made_for != wanted)
-                    refused(uses[wanted], &made.keys, &s, ERR_STATE_FOREIGN, "wanted");
+                    refused(uses[wanted], &made.keys, &s, ERR_STATE_FOREIGN, text);
             }
 }
 
@@ -256,6 +286,7 @@ int main(void)
         cmocka_unit_test(the_test_vector_of_the_text_is_opened),
         cmocka_unit_test(another_key_is_told_from_damage),
         cmocka_unit_test(keys_of_another_length_are_other_keys),
+        cmocka_unit_test(a_migration_key_is_used_whole),
         cmocka_unit_test(a_missing_key_is_named),
         cmocka_unit_test(an_envelope_of_another_use_is_foreign),
         cmocka_unit_test(a_use_that_was_changed_is_damage),

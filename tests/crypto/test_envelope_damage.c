@@ -1,4 +1,5 @@
 /* Envelopes that were damaged, cut off, spelled otherwise, or made by another version. */
+#include "crypto/der.h"
 #include "src/base/bytes.h"
 #include "tests/crypto/envelope_fixture.h"
 
@@ -178,6 +179,48 @@ static void lengths_in_another_form_are_damage(void **state)
     refused(ENVELOPE_STATE, &made.keys, &t, ERR_STATE_CORRUPT, "lengths");
 }
 
+/* Lengths that agree with each other, and leave no room for what has to be there. */
+static void a_content_without_room_for_its_tag_is_damage(void **state)
+{
+    struct sealed s = seal(ENVELOPE_STATE, ENVELOPE_IMAGE_KEY);
+    size_t at = s.n - CONTENT - TAG;
+    (void)state;
+    for (size_t left = 0; left < TAG; left++) {
+        struct sealed t = s;
+        t.b[at - 1] = (uint8_t)left;
+        t.n = at + left;
+        put_be16(t.b + 2, (uint16_t)(t.n - 4));
+        refused(ENVELOPE_STATE, &made.keys, &t, ERR_STATE_CORRUPT, "lengths");
+    }
+}
+
+/* `n` bytes of header that begin with our version; what else it says does not matter. */
+static void with_header(size_t n, const char *word)
+{
+    uint8_t b[1000] = {0};
+    struct bytes_out out = bytes_out(b, sizeof(b));
+    struct err e;
+    der_put_head(&out, DER_SEQUENCE, n + der_head_bytes(TAG) + TAG);
+    der_put_head(&out, DER_SEQUENCE, n - der_head_bytes(n - 4));
+    bytes_put(&out, (const uint8_t[]){2, 1, 1}, 3);
+    bytes_put_zero(&out, n - der_head_bytes(n - 4) - 3);
+    der_put_head(&out, DER_OCTET_STRING, TAG);
+    bytes_put_zero(&out, TAG);
+    assert_false(out.bad);
+    assert_int_equal(refusal(ENVELOPE_STATE, &made.keys, b, out.n, &e), ERR_STATE_CORRUPT);
+    if (!strstr(e.text, word))
+        fail_msg("%zu bytes, no \"%s\": %s", n, word, e.text);
+}
+
+static void a_header_of_any_length_is_refused_without_being_copied(void **state)
+{
+    (void)state;
+    with_header(255, "decode its body");
+    with_header(256, "decode its body");
+    with_header(257, "a header of 257 bytes");
+    with_header(600, "a header of 600 bytes");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,6 +229,8 @@ int main(void)
         cmocka_unit_test(what_is_no_envelope_is_foreign_and_what_is_too_long_is_refused_unread),
         cmocka_unit_test(a_header_that_is_not_ours_is_refused_before_any_key_is_tried),
         cmocka_unit_test(lengths_in_another_form_are_damage),
+        cmocka_unit_test(a_content_without_room_for_its_tag_is_damage),
+        cmocka_unit_test(a_header_of_any_length_is_refused_without_being_copied),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }

@@ -75,6 +75,8 @@ static void sizes_are_those_that_qemu_and_cryptsetup_use(void **state)
     assert_int_equal(luks_slot_sectors(32), 256);
     assert_int_equal(luks_slot_sectors(48), 376);
     assert_int_equal(luks_slot_sectors(64), 504);
+    assert_int_equal(luks_slot_sectors(128), 1000); /* not one sector more than need be */
+    assert_int_equal(luks_slot_sectors(42), 336);   /* 328 sectors and a quarter */
     assert_int_equal(luks_area_bytes(16), 528384);
     assert_int_equal(luks_area_bytes(32), 1052672);
     assert_int_equal(luks_area_bytes(64), 2068480);
@@ -215,6 +217,9 @@ static void unknown_algorithms_are_refused_by_name(void **state)
         {"aes", "xts-plain64:", "sha256", 64, "cipher-mode", "\"xts-plain64:\""},
         {"aes", "xts-plain64:sha255", "sha256", 64, "cipher-mode", "sha255"},
         {"aes", "cbc-essiv", "sha256", 32, "cipher-mode", "\"cbc-essiv\""},
+        {"aes", "cbc-benbi:sha256", "sha256", 32, "cipher-mode", "benbi:sha256"},
+        {"aes", "cbc-tcw:sha256", "sha256", 32, "cipher-mode", "tcw:sha256"},
+        {"aes", "cbc-essiv64:sha256", "sha256", 32, "cipher-mode", "essiv64:sha256"},
         {"aes", "cbc-essiv:sha1", "sha256", 32, "cipher-mode", "essiv:sha1"},
         {"aes", "cbc-essiv:sha512", "sha256", 32, "cipher-mode", "essiv:sha512"},
         {"cast5", "xts-plain64", "sha256", 32, "cipher-mode", "cast5"},
@@ -250,6 +255,19 @@ static void texts_must_end_and_be_printable(void **state)
         refused(b, area, ERR_STATE_CORRUPT, fields[i].name, "\\x1b");
         b[fields[i].at + 1] = 0xc3;
         refused(b, area, ERR_STATE_CORRUPT, fields[i].name, "\\xc3");
+        b[fields[i].at + 1] = 0x7f;
+        refused(b, area, ERR_STATE_CORRUPT, fields[i].name, "\\x7f");
+        b[fields[i].at + 1] = ' ';
+        refused(b, area, ERR_STATE_CORRUPT, fields[i].name, " ");
+        make_default(b);
+        memset(b + fields[i].at, 0x21, 1); /* the first that may stand there, and the last */
+        memset(b + fields[i].at + 1, 0x7e, 1);
+        struct luks_header h;
+        struct err e;
+        if (fields[i].at != AT_UUID)
+            refused(b, area, ERR_UNSUPPORTED, fields[i].name, "!~");
+        else
+            assert_done(luks_header_decode(b, area, &h, &e), e);
     }
 }
 
