@@ -184,7 +184,12 @@ int admin_request_decode(const char *p, size_t n, bool negotiated, struct admin_
 {
     *ret = (struct admin_request){0};
     *ret_class = "GenericError";
-    if (json_in_parse(p, n, &ret->whole, e) < 0 || check_members(ret->whole, e) < 0)
+    if (json_in_parse(p, n, &ret->whole, e) < 0) {
+        if (e->kind == ERR_STORAGE)
+            *ret_class = err_class(ERR_STORAGE)->name;
+        return -1;
+    }
+    if (check_members(ret->whole, e) < 0)
         return -1;
     *ret_class = "CommandNotFound";
     if (find_verb(json_in_text(json_in_member(ret->whole, "execute")), negotiated, &ret->verb, e) <
