@@ -1,0 +1,225 @@
+"""Every system call and every allocation of a daemon in service fails, once and from then on, with every
+error that it can give, while a guest's TPM is used through it. Whatever fails: the command that could
+not be made durable says so with TPM_RC_NV_UNAVAILABLE and had no effect, the key and the session that the
+guest has loaded are still there and can be used, later commands work, and what was stored is there after
+the power goes. Nothing that libtpms has to say about it gets into a log.
+
+    test_service_faults.py             a part of them, always the same
+    test_service_faults.py --long      all
+    test_service_faults.py --only NV_Write --every 7
+
+As test_command_faults.py, of which this is the continuation: the daemon is confined (seccomp, Landlock)
+as always. One daemon lives through many faults; they end, it stays.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+
+from faults import commands, serving  # noqa: E402,F401 (the latter finds the harness)
+from faults.calls import faults_of  # noqa: E402
+from faults.inject import Control, Tools  # noqa: E402
+from faults.judge import died_in_library, must_go_on  # noqa: E402
+from faults.operations import all_operations  # noqa: E402
+from faults.service import Lost, Service  # noqa: E402
+from faults.tally import Tally  # noqa: E402
+from harness.process import Failure  # noqa: E402
+
+SHORT_EVERY = 37
+POWER_CUT_EVERY = 10
+LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT[0-9:.]+Z (?!.*(libtpms|TPMLIB|TPM_NV|SWTPM)).*$")
+
+
+class Violation(Exception):
+    pass
+
+
+def demand(condition, what):
+    if not condition:
+        raise Violation(what)
+
+
+def record(service, op):
+    """Without faults: what the daemon calls meanwhile."""
+    begin = os.path.getsize(service.log_path)
+    service.control.plan(None)
+    service.control.set(n_alloc_made=0)
+    service.control.record()
+    op.next()
+    service.control.set(armed=1)
+    rc = op.run(service)
+    time.sleep(0.02)  # what comes behind the answer
+    service.control.set(armed=0)
+    demand(rc == 0, f"it answers {rc} without faults")
+    with open(service.log_path, encoding="utf-8", errors="replace") as f:
+        f.seek(begin)
+        lines = f.read().splitlines()
+    return faults_of(lines, service.control.ways(), service.tools.sanitized)[0]
+
+
+def attempt(service, op):
+    """The answer; None if there was none."""
+    try:
+        return op.run(service)
+    except Lost:
+        return None
+
+
+def come_back(service, op, before):
+    """The guest starts its TPM anew after what turns it off; what it stored must be there."""
+    if not getattr(op, "cold", False):
+        return before
+    service.connect()
+    demand(service.ctrl.result(0x0E) == 0, "STOP is refused afterwards")
+    service.settle()
+    return (before[0], service.pcr)
+
+
+def restart(service):
+    service.kill()
+    service.start()
+    service.settle()
+
+
+def after_power_cut(service, wanted):
+    restart(service)
+    found = service.tpm.nv_read(commands.INDEX, 16)
+    demand(found in wanted, f"after a power cut there is {found}, wanted {wanted}")
+
+
+def check_logs(service):
+    demand(service.run.err() == "", f"on standard error: {service.run.err()}")
+    for line in service.log().splitlines():
+        demand(LOG_LINE.match(line), f"in the log: {line}")
+
+
+def judge(service, op, fault, rc, before):
+    """After the fault: it serves, and the values are what the answer says."""
+    if rc is None:  # what is still on its way belongs to nobody any more
+        service.connect()
+        if not getattr(op, "cold", False):
+            service.tidy()
+    wrong = service.complaint() if not getattr(op, "cold", False) else None
+    demand(not wrong, wrong)
+    before = come_back(service, op, before)
+    after = op.after(before)
+    found = service.values()
+    if rc == 0:
+        demand(found == after, f"it answered 0, and there is {found}")
+    elif rc is None:
+        demand(found in (before, after), f"it did not answer, and there is {found}")
+    else:
+        demand(rc in op.refusals(fault), f"it answered {rc if isinstance(rc, str) else hex(rc)}")
+        demand(found == before, f"it refused, and there is {found}, not {before}")
+    if rc != 0:
+        demand(attempt(service, op) == 0, "the same command fails when nothing does any more")
+        before = come_back(service, op, before)
+        demand(service.values() == op.after(before), "the same command has no effect afterwards")
+    service.content = service.values()[0]
+
+
+def try_one(service, op, fault, tally):
+    before = service.values()
+    op.next()
+    service.control.plan(fault)
+    service.control.set(armed=1)
+    rc = attempt(service, op)
+    if fault.for_good and rc not in (0, None):
+        again = attempt(service, op)
+        rc = rc if again == rc else again
+    service.disarm()
+    service.set_patience()
+    hit = service.control.alloc_hit if fault.call == "allocation" else service.control.hit
+    if not hit and rc == 0:
+        tally.missed += 1
+        service.content = service.values()[0]
+        return
+    tally.count(op.name, fault)
+    if rc is None and fault.call == "allocation":
+        service.run.wait_ended(0.3)  # it may be about to die
+    if service.died():
+        code = service.run.wait_ended(1)
+        after_power_cut(service, (before[0], op.after(before)[0]))
+        demand(died_in_library(fault, hit, code), f"the daemon ended with {code}")
+        tally.died += 1
+        return
+    demand(not (must_go_on(fault) and rc != 0), f"is no failure, but it answered {rc}")
+    judge(service, op, fault, rc, before)
+    if op.commits and tally.faults % POWER_CUT_EVERY == 0:
+        after_power_cut(service, (service.content,))
+    tally.withstood += rc == 0
+    tally.refused += rc != 0
+
+
+def run_operation(service, op, every, offset):
+    tally = Tally()
+    restart(service)
+    service.content = service.values()[0]
+    faults = record(service, op)
+    come_back(service, op, service.values())
+    service.content = service.values()[0]
+    for fault in faults[offset % every::every]:
+        try:
+            try_one(service, op, fault, tally)
+            check_logs(service)
+        except (Violation, Failure, OSError) as e:
+            service.disarm()
+            tally.violation(f"{op.name}: {fault} [{service.control.hit}"
+                            f"{service.control.alloc_hit}]: {e}")
+            restart(service)
+            service.content = service.values()[0]
+    return tally
+
+
+def run_all(tools, options, base):
+    total = Tally()
+    made = os.path.join(base, "made")
+    os.mkdir(made)
+    templates = commands.make_templates(tools, made)
+    with open(os.path.join(made, "i"), "wb") as f:
+        f.write(templates["i"])
+    service = Service(tools, Control(os.path.join(base, "control")), made).start()
+    every = 1 if options.long else options.every
+    try:
+        for n, op in enumerate(all_operations()):
+            if options.only and options.only not in op.name:
+                continue
+            began = time.monotonic()
+            tally = run_operation(service, op, every, 5 * n)
+            print(f"{tally.line(op.name)} ({time.monotonic() - began:.1f} s)", flush=True)
+            total.add(tally)
+    finally:
+        service.run.kill()
+    print(total.line("faults in service, in all:"))
+    return total
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--only")
+    parser.add_argument("--every", type=int, default=SHORT_EVERY)
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args()
+    tools = Tools()
+    if tools.missing():
+        print(f"missing: {tools.missing()}")
+        return 77
+    base = tempfile.mkdtemp(prefix="nvk-faults-", dir=os.environ.get("TMPDIR", "/tmp"))
+    try:
+        total = run_all(tools, options, base)
+    finally:
+        if not options.keep:
+            shutil.rmtree(base, ignore_errors=True)
+    return 1 if total.violations or not total.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
