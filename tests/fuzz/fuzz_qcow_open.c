@@ -145,7 +145,7 @@ static size_t set_field(uint8_t *bytes, size_t n, size_t max, uint32_t *seed)
     for (int i = 0; i < 4 && all.n > 0 && !strcmp(f->name, "entry"); i++)
         f = &all.field[draw(seed, all.n)];
     size_t n_values = all.n ? field_values(&all, f, field_get(f, flat + f->at), values) : 0;
-    if (n_values > 0 && max - n >= PIECE_HEAD + f->bytes) {
+    if (n_values > 0 && max - n >= (size_t)PIECE_HEAD + f->bytes) {
         put_be32(bytes + n, (uint32_t)f->at);
         put_be16(bytes + n + 4, f->bytes);
         field_put(f, values[draw(seed, n_values)], bytes + n + PIECE_HEAD);
