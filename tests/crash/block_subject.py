@@ -289,17 +289,24 @@ class TpmSubject:
 
 
 class Nvkeep(TpmSubject):
-    """synced: False: a daemon whose flushes do nothing, which must be found out."""
+    """broken: "serve" or "create": that command's flushes do nothing, of "create" those of directories;
+    which must be found out."""
 
-    def __init__(self, name, folder, n, synced=True):
+    FOUND = {"": SOUND, "serve": "ack-lost", "create": "lost"}
+
+    def __init__(self, name, folder, n, broken=""):
         super().__init__(name, folder, n)
         self.program = os.environ["NVKEEP"]
-        if not synced:
+        self.wanted = self.FOUND[broken]
+        self.create_env = {}
+        if broken:
             shim = os.path.join(folder, "no_sync.so")
-            subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", shim,
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", shim,
                             os.path.join(os.path.dirname(__file__), "no_sync.c")], check=True)
+        if broken == "serve":
             self.env = {"LD_PRELOAD": shim}
-            self.wanted = "ack-lost"
+        if broken == "create":
+            self.create_env = {"LD_PRELOAD": shim, "NO_SYNC": "directories"}
 
     def image(self, folder):
         return os.path.join(folder, "tpm.qcow2")
@@ -314,7 +321,7 @@ class Nvkeep(TpmSubject):
         """The smallest disk: its log is full soonest."""
         diary.begin()
         done = run([self.program, "create", self.image(folder), "--new-key",
-                    os.path.join(folder, "tpm.key"), "--size", "484K"])
+                    os.path.join(folder, "tpm.key"), "--size", "484K"], env=self.create_env)
         if done.rc:
             raise Failure(f"nvkeep create: {done}")
         diary.acknowledged_of_new(diary.position())
