@@ -332,7 +332,7 @@ void admin_fill_status(struct json_out *o, const void *status)
     const char *name = handover_state_name(s->state);
     char phase[32], uuid[UUID_TEXT_BYTES];
     size_t n = 0;
-    for (; name[n] && n < sizeof(phase) - 1; n++) {
+    for (; n < sizeof(phase) - 1 && name[n]; n++) {
         phase[n] = (char)tolower((unsigned char)name[n]);
         if (name[n] == '_')
             phase[n] = '-';

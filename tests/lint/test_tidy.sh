@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # clang-tidy with the checks of .clang-tidy over the product and the tools of the tests; with --long
-# over every test as well, and gcc's -fanalyzer over the product. Needs a configured build for the
-# command lines; a file changed since the last clean pass is looked at again, others are not.
+# over every test as well. Needs a configured build for the command lines; a file changed since the
+# last clean pass is looked at again, others are not.
 . "$(dirname "$0")/lint.sh"
 command -v clang-tidy >/dev/null || { echo "clang-tidy is missing"; exit 77; }
 [ -f "${NVKEEP_BUILD:-none}/compile_commands.json" ] || { echo "needs a configured build: NVKEEP_BUILD"; exit 77; }
@@ -83,17 +83,6 @@ export -f one_file look
 export source_tree NVKEEP_BUILD headers cache
 found=$(wanted | sed "s,^,$source_tree/," | xargs -P "$(nproc)" -I{} bash -c 'look {}')
 
-if [ $long = yes ]; then
-    # gcc knows the cleanup attribute, but reports leaks through MOVE(); those are left to the sanitizer.
-    found=$found$(cd "$source_tree" && for f in src/base/*.c crypto/*.c backend/*.c migration/*.c src/*.c; do
-        [ -f "$f" ] || continue
-        set -- -include tests/lint/analyzer.h
-        [ "$f" = src/base/err.c ] && set --
-        gcc -std=gnu11 -O1 -D_GNU_SOURCE -DNVKEEP_VERSION='"0"' -I. -I"$NVKEEP_BUILD/gen" -fanalyzer \
-            -Wno-analyzer-malloc-leak -Wno-analyzer-fd-leak "$@" -c -o /dev/null "$f" 2>&1 |
-            grep -E 'warning: .*-Wanalyzer'
-    done)
-fi
 n=$(wanted | wc -l)
 [ "$n" -gt 5 ] || { echo "only $n files to look at"; exit 1; }
 if [ -n "$found" ] || [ $proofs_failed -ne 0 ]; then
