@@ -231,7 +231,8 @@ static int print_member(const char *path, json_t *v, FILE *to)
         }
         return 0;
     }
-    fprintf(to, "%s%s", path, *path ? ": " : "");
+    char quoted[4 * PATH_BYTES + 8];
+    fprintf(to, "%s%s", err_quote(quoted, sizeof(quoted), path, strlen(path)), *path ? ": " : "");
     return print_plain(v, to);
 }
 
