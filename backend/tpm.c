@@ -207,6 +207,19 @@ void tpm_lib_take_volatile(struct tpm *t)
     t->before_bytes = n;
 }
 
+void tpm_lib_store_permanent(struct tpm *t)
+{
+    unsigned char *p = NULL;
+    uint32_t n = 0;
+    if (TPMLIB_GetState(TPMLIB_STATE_PERMANENT, &p, &n) != TPM_SUCCESS || n == 0)
+        err_set(&t->lost, ERR_STORAGE, "libtpms does not give the TPM's permanent state");
+    else
+        (void)on_store(p, n, 0, TPM_PERMANENT_ALL_NAME);
+    if (p)
+        wipe(p, n);
+    TPM_Free(p);
+}
+
 void tpm_lib_forget_volatile(struct tpm *t)
 {
     if (t->before)

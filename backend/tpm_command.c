@@ -8,6 +8,7 @@ enum {
     TAG_NO_SESSIONS = 0x8001,
     TAG_SESSIONS = 0x8002,
 
+    CC_CLOCK_SET = 0x128,
     CC_STARTUP = 0x144,
     CC_SHUTDOWN = 0x145,
     CC_PCR_EXTEND = 0x182,
@@ -91,6 +92,12 @@ bool tpm_command_is_shutdown(const uint8_t *cmd, size_t n)
 {
     struct header h;
     return parse(cmd, n, &h) && h.code == CC_SHUTDOWN;
+}
+
+bool tpm_command_is_clock_set(const uint8_t *cmd, size_t n)
+{
+    struct header h;
+    return parse(cmd, n, &h) && h.code == CC_CLOCK_SET;
 }
 
 bool tpm_command_extends_saved_pcr(const uint8_t *cmd, size_t n)

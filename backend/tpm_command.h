@@ -29,6 +29,9 @@ enum tpm_effect tpm_command_effect(enum device_kind kind, const uint8_t *cmd, si
 /* TPM2_Shutdown? */
 bool tpm_command_is_shutdown(const uint8_t *cmd, size_t n);
 
+/* TPM2_ClockSet? What it sets has to be durable [TPM2 29.3], and libtpms stores nothing for it. */
+bool tpm_command_is_clock_set(const uint8_t *cmd, size_t n);
+
 /* For a command of TPM_EXTENDS: does it touch a PCR that TPM2_Shutdown(STATE) saves? Such a one
  * ends the orderly state where it succeeds. */
 bool tpm_command_extends_saved_pcr(const uint8_t *cmd, size_t n);

@@ -84,6 +84,9 @@ int tpm_lib_refusal(uint32_t rc, const char *what, struct err *e);
 void tpm_lib_take_volatile(struct tpm *t);
 void tpm_lib_forget_volatile(struct tpm *t);
 
+/* As if libtpms had stored its permanent state just now. */
+void tpm_lib_store_permanent(struct tpm *t);
+
 /* The response stays in t->resp; false: there is none that makes sense. */
 bool tpm_lib_run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, size_t *ret_bytes,
                  uint32_t *ret_code) MUST_CHECK;

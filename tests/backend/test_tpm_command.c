@@ -122,6 +122,18 @@ static void shutdown_is_recognised(void **state)
     assert_memory_equal(own, c.b, c.n);
 }
 
+static void setting_the_clock_is_recognised(void **state)
+{
+    struct tpm_cmd c;
+    (void)state;
+    cmd2_clock_set(&c, 1);
+    assert_true(tpm_command_is_clock_set(c.b, c.n));
+    assert_false(tpm_command_is_clock_set(c.b, c.n - 1));
+    assert_int_equal(effect(&c), TPM_MAY_STORE);
+    cmd2_read_clock(&c);
+    assert_false(tpm_command_is_clock_set(c.b, c.n));
+}
+
 static void responses_are_taken_only_whole(void **state)
 {
     uint8_t resp[11];
@@ -161,6 +173,7 @@ int main(void)
         cmocka_unit_test(extend_by_password_is_told_from_other_sessions),
         cmocka_unit_test(any_command_of_a_tpm12_may_store),
         cmocka_unit_test(shutdown_is_recognised),
+        cmocka_unit_test(setting_the_clock_is_recognised),
         cmocka_unit_test(responses_are_taken_only_whole),
         cmocka_unit_test(wrong_password_is_recognised_whichever_session_it_was),
     };

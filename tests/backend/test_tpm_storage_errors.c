@@ -104,6 +104,29 @@ static void refused_orderly_increment_counts_nothing(void **state)
     assert_int_equal(get_be64(rsp2_nv(TPM_OK(&f->run, &f->c), 8)), five);
 }
 
+static uint64_t clock_of(struct fixture *f)
+{
+    cmd2_read_clock(&f->c);
+    return get_be64(TPM_OK(&f->run, &f->c).body.at + 8); /* behind the time */
+}
+
+/* libtpms stores nothing for it. */
+static void clock_that_was_set_is_durable_or_was_not_set(void **state)
+{
+    enum { HOUR = 3600000 };
+    struct fixture *f = *state;
+    struct err e;
+    f->store->refuse = 1;
+    cmd2_clock_set(&f->c, 200 * HOUR);
+    refused_for_storage(f, RC2_NV_UNAVAILABLE);
+    assert_in_range(clock_of(f), 0, HOUR);
+    cmd2_clock_set(&f->c, 100 * HOUR);
+    TPM_OK(&f->run, &f->c);
+    assert_int_equal(tpm_power_on(f->run.t, false, &e), 0); /* nothing was shut down */
+    start_clear(f);
+    assert_in_range(clock_of(f), 100 * HOUR, 101 * HOUR);
+}
+
 static void objects_sessions_and_pcrs_survive_a_refused_commit(void **state)
 {
     struct fixture *f = *state;
@@ -445,6 +468,7 @@ int main(void)
         WITH(setup_busy, refused_nv_write_has_no_effect_and_the_next_one_works),
         WITH(setup_busy, refused_increment_counts_nothing),
         WITH(setup_busy, refused_orderly_increment_counts_nothing),
+        WITH(setup_busy, clock_that_was_set_is_durable_or_was_not_set),
         WITH(setup_busy, objects_sessions_and_pcrs_survive_a_refused_commit),
         WITH(setup_busy, every_command_that_stores_can_be_refused),
         WITH(setup, refused_startup_leaves_the_tpm_not_started),

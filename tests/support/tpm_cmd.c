@@ -383,6 +383,15 @@ void cmd2_da_reset(struct tpm_cmd *c)
     by_lockout(c, 0x139);
 }
 
+void cmd2_clock_set(struct tpm_cmd *c, uint64_t ms)
+{
+    struct bytes_out o = begin(c, ST_SESSIONS, 0x128);
+    bytes_put_be32(&o, RH_OWNER);
+    put_password(&o, "");
+    bytes_put_be64(&o, ms);
+    end(c, &o);
+}
+
 uint32_t rsp2_handle(struct tpm_rsp r)
 {
     return bytes_be32(&r.body);

@@ -88,6 +88,7 @@ void cmd2_policy_pcr(struct tpm_cmd *c, uint32_t session, uint32_t pcr);
 void cmd2_policy_get_digest(struct tpm_cmd *c, uint32_t session);
 void cmd2_clear(struct tpm_cmd *c); /* by lockout */
 void cmd2_da_reset(struct tpm_cmd *c);
+void cmd2_clock_set(struct tpm_cmd *c, uint64_t ms); /* by the owner */
 uint32_t rsp2_handle(struct tpm_rsp r);
 
 enum {
