@@ -10,8 +10,9 @@ target_link_options(crash_test_tpm_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
     -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
 
 # What tests/crash/damage_image.h needs.
-target_link_options(crash_test_image_damage PRIVATE
-    -Wl,--wrap=blk_open -Wl,--wrap=luks_slot_open)
+foreach(name image_damage image_recover)
+    target_link_options(crash_test_${name} PRIVATE -Wl,--wrap=blk_open -Wl,--wrap=luks_slot_open)
+endforeach()
 
 # What tests/support/fault.c takes the place of.
 set(NVKEEP_FAULT_CALLS malloc calloc strdup mmap munmap open openat fcntl madvise mlock pread pwrite

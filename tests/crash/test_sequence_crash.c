@@ -16,7 +16,7 @@ enum { LIBRARY = 0x000902 }; /* whose states these would be */
 
 static void run_model(struct walk *w, enum op op)
 {
-    run_op(&w->t.model, op);
+    run_op(&w->s.t.model, op);
     must_commit(w, w->owner.s);
 }
 
@@ -62,21 +62,21 @@ static void nothing_changed(struct walk *w)
 
 static void two_sectors(struct walk *w)
 {
-    randomize(w->t.model.blob[0].bytes + random_below(1000), 450);
+    randomize(w->s.t.model.blob[0].bytes + random_below(1000), 450);
     must_commit(w, w->owner.s);
 }
 
 /* The log is filled up; then the checkpoint, and the first record of a log that begins anew. */
 static void log_wraps(struct walk *w)
 {
-    bool cutting = w->cutting;
+    bool cutting = w->s.cutting;
     struct store_stats st;
-    w->cutting = false;
+    w->s.cutting = false;
     do {
         two_sectors(w);
         store_stats(w->owner.s, &st);
     } while (st.log_sectors - st.log_used >= 2);
-    w->cutting = cutting;
+    w->s.cutting = cutting;
     two_sectors(w);
     run_model(w, OP_SMALL);
 }
@@ -87,21 +87,21 @@ static void too_large(struct walk *w)
     const struct state_change c = {{{BLOB_SET, bytes, sizeof(bytes)}}};
     const struct digest old = digest_of_store(w->owner.s);
     struct err e = {0};
-    step_begin(w);
+    step_begin(&w->s);
     if (store_commit(w->owner.s, &c, &e) == 0)
-        report("a state that does not fit was acknowledged", &w->t, "");
-    step_failed(w, w->owner.s, &old, &old);
+        report("a state that does not fit was acknowledged", &w->s.t, "");
+    step_failed(&w->s, w->owner.s, &old, &old);
 }
 
 /* ---- storage that fails, once ---- */
 
 static void failing(struct walk *w, enum op op, unsigned nth, size_t partial)
 {
-    run_op(&w->t.model, op);
-    power_fail(w->t.im.power, nth, false, EIO, partial);
+    run_op(&w->s.t.model, op);
+    power_fail(w->s.t.im.power, nth, false, EIO, partial);
     if (commit_model(w, w->owner.s))
-        report("a failed write was acknowledged", &w->t, "");
-    power_fail(w->t.im.power, 0, false, 0, 0);
+        report("a failed write was acknowledged", &w->s.t, "");
+    power_fail(w->s.t.im.power, 0, false, 0, 0);
 }
 
 static void write_fails(struct walk *w)
@@ -136,12 +136,12 @@ static void another_owner(struct walk *w)
 /* The power goes in the middle of a commit, and comes back. */
 static void power_goes(struct walk *w)
 {
-    struct power_disk *p = w->t.im.power;
+    struct power_disk *p = w->s.t.im.power;
     bool arrived[MAX_SECTORS];
-    run_op(&w->t.model, random_below(2) ? OP_MEDIUM : OP_REPLACE);
+    run_op(&w->s.t.model, random_below(2) ? OP_MEDIUM : OP_REPLACE);
     power_fail(p, 2, true, EIO, 0);
     if (commit_model(w, w->owner.s))
-        report("a failed write was acknowledged", &w->t, "");
+        report("a failed write was acknowledged", &w->s.t, "");
     power_fail(p, 0, false, 0, 0);
     for (size_t i = 0; i < MAX_SECTORS; i++)
         arrived[i] = random_below(4) > 0;
@@ -151,12 +151,12 @@ static void power_goes(struct walk *w)
     w->owner = side_new(w, SEAL_AUTO);
     /* Either is found, and stays from then on. */
     struct err e;
-    step_begin(w);
+    step_begin(&w->s);
     if (custody_claim(w->owner.c, &w->owner.s, &e) < 0)
         die("claiming the image after a power cut", &e);
     const struct digest found = digest_of_store(w->owner.s);
-    judge_state(&w->t, &found);
-    step_done(w, w->owner.s);
+    judge_state(&w->s.t, &found);
+    step_done(&w->s, w->owner.s);
     take_model(w, w->owner.s);
 }
 
@@ -169,13 +169,13 @@ static void stale_owner_is_fenced(struct walk *w)
     claim(w, &w->owner);
     run_model(w, OP_SMALL);
     const struct digest old = digest_of_store(stale.s), now = digest_of_store(w->owner.s);
-    struct state_change c = change_to(&w->t.model);
+    struct state_change c = change_to(&w->s.t.model);
     uint8_t byte = 1;
     c.blob[2] = (struct blob_change){BLOB_SET, &byte, 1};
-    step_begin(w);
+    step_begin(&w->s);
     if (store_commit(stale.s, &c, &e) == 0 || e.kind != ERR_FENCED)
-        report("a stale owner is not fenced", &w->t, e.text);
-    step_failed(w, stale.s, &old, &now);
+        report("a stale owner is not fenced", &w->s.t, e.text);
+    step_failed(&w->s, stale.s, &old, &now);
     side_free(&stale);
 }
 
@@ -198,15 +198,15 @@ static void give_away(struct walk *w, struct parcel *ret)
     struct err e;
     *ret = (struct parcel){0};
     for (unsigned i = 0; i < N_TPM_BLOBS; i++)
-        if (w->t.model.blob[i].present && w->t.model.blob[i].n > 0)
+        if (w->s.t.model.blob[i].present && w->s.t.model.blob[i].n > 0)
             kinds |= 1U << i;
     if (custody_export_begin(w->owner.c, w->owner.s, kinds, LIBRARY, &e) < 0)
         die("export", &e);
     for (unsigned i = 0; i < N_TPM_BLOBS; i++) {
         bool encrypted;
         if (kinds & 1U << i &&
-            custody_export(w->owner.c, (enum blob_kind)(i + 1), w->t.model.blob[i].bytes,
-                           w->t.model.blob[i].n, &ret->blob[i], &ret->n[i], &encrypted, &e) < 0)
+            custody_export(w->owner.c, (enum blob_kind)(i + 1), w->s.t.model.blob[i].bytes,
+                           w->s.t.model.blob[i].n, &ret->blob[i], &ret->n[i], &encrypted, &e) < 0)
             die("export", &e);
     }
     custody_release(w->owner.c, &w->owner.s, true);
@@ -226,9 +226,9 @@ static void stage(struct side *h, const struct parcel *p)
 
 static void put_origin(struct walk *w, const uint8_t origin[ORIGIN_BYTES])
 {
-    w->t.model.blob[BLOB_ORIGIN - 1].present = true;
-    w->t.model.blob[BLOB_ORIGIN - 1].n = ORIGIN_BYTES;
-    memcpy(w->t.model.blob[BLOB_ORIGIN - 1].bytes, origin, ORIGIN_BYTES);
+    w->s.t.model.blob[BLOB_ORIGIN - 1].present = true;
+    w->s.t.model.blob[BLOB_ORIGIN - 1].n = ORIGIN_BYTES;
+    memcpy(w->s.t.model.blob[BLOB_ORIGIN - 1].bytes, origin, ORIGIN_BYTES);
     must_commit(w, w->owner.s);
 }
 
@@ -238,10 +238,10 @@ static void take_over(struct walk *w, const struct parcel *p)
     uint8_t origin[ORIGIN_BYTES];
     struct err e;
     stage(&w->owner, p);
-    step_begin(w);
+    step_begin(&w->s);
     if (custody_take_over(w->owner.c, &w->owner.s, &e) < 0)
         die("taking over", &e);
-    step_done(w, w->owner.s);
+    step_done(&w->s, w->owner.s);
     custody_set_origin(w->owner.c, w->owner.s, false, origin);
     put_origin(w, origin);
 }
@@ -250,7 +250,7 @@ static void first_command(struct walk *w)
 {
     uint8_t origin[ORIGIN_BYTES];
     if (!custody_unused(w->owner.s, origin))
-        report("what was taken over", &w->t, "is not marked as unused");
+        report("what was taken over", &w->s.t, "is not marked as unused");
     else
         put_origin(w, origin);
 }
@@ -259,10 +259,10 @@ static void take_back(struct walk *w, struct side *source)
 {
     struct err e;
     w->owner = *source;
-    step_begin(w);
+    step_begin(&w->s);
     if (custody_take_back(w->owner.c, &w->owner.s, &e) < 0)
         die("taking back", &e);
-    step_done(w, w->owner.s);
+    step_done(&w->s, w->owner.s);
     take_model(w, w->owner.s);
 }
 
@@ -307,13 +307,13 @@ static void incoming_state(struct walk *w)
     struct parcel p = {0};
     struct err e;
     for (size_t i = 0; i < N_TPM_BLOBS; i++) {
-        w->t.model.blob[i].present = true;
-        w->t.model.blob[i].n = bytes[i];
-        randomize(w->t.model.blob[i].bytes, bytes[i]);
+        w->s.t.model.blob[i].present = true;
+        w->s.t.model.blob[i].n = bytes[i];
+        randomize(w->s.t.model.blob[i].bytes, bytes[i]);
         p.n[i] = blob_encoded_bytes(BLOB_WIRE, bytes[i]);
         if (secret_new(p.n[i], &p.blob[i], &e) < 0)
             die("a blob", &e);
-        blob_encode(BLOB_WIRE, w->t.model.blob[i].bytes, bytes[i], secret_bytes(p.blob[i]));
+        blob_encode(BLOB_WIRE, w->s.t.model.blob[i].bytes, bytes[i], secret_bytes(p.blob[i]));
     }
     side_free(&w->owner);
     w->owner = side_new(w, SEAL_OFF);
@@ -327,8 +327,8 @@ static void incoming_state(struct walk *w)
 static void flip(struct walk *w, uint64_t sector)
 {
     uint64_t host = store_image_host_sector(qcow_disk_of(kept_disk), sector);
-    power_disk_bytes(w->t.im.power)[host * SECTOR_BYTES + 333] ^= 4;
-    power_settle(w->t.im.power);
+    power_disk_bytes(w->s.t.im.power)[host * SECTOR_BYTES + 333] ^= 4;
+    power_settle(w->s.t.im.power);
 }
 
 static struct recovery *recovery_of_damage(void)
@@ -349,7 +349,7 @@ static struct recovery *recovery_of_damage(void)
 /* The newest record, where there is a state behind it. */
 static struct recovery *damage_newest(struct walk *w, const struct store_stats *st)
 {
-    const struct store_layout *l = &w->t.im.facts.layout;
+    const struct store_layout *l = &w->s.t.im.facts.layout;
     const uint64_t at[] = {l->log + (st->log_used ? st->log_used - 1 : 0), l->checkpoint[0],
                            l->checkpoint[1]};
     for (size_t i = st->log_used ? 0 : 1; i < ARRAY_LEN(at); i++) {
@@ -369,11 +369,11 @@ static void damaged_and_recovered(struct walk *w)
     store_stats(w->owner.s, &st);
     side_free(&w->owner);
     w->owner = side_new(w, SEAL_AUTO);
-    power_settle(w->t.im.power);
+    power_settle(w->s.t.im.power);
     struct recovery *r = damage_newest(w, &st);
     if (r) {
         w->damaged = true;
-        step_begin(w);
+        step_begin(&w->s);
         if (recovery_write(r, &e) < 0)
             die("recovering", &e);
         recovery_free(r);
@@ -382,8 +382,8 @@ static void damaged_and_recovered(struct walk *w)
         if (custody_claim(w->owner.c, &w->owner.s, &e) < 0)
             die("claiming what was recovered", &e);
         const struct digest found = digest_of_store(w->owner.s);
-        allow_only(&w->t, &found); /* what the damage took is lost */
-        step_done(w, w->owner.s);
+        allow_only(&w->s.t, &found); /* what the damage took is lost */
+        step_done(&w->s, w->owner.s);
         take_model(w, w->owner.s);
         return;
     }
@@ -427,13 +427,13 @@ static unsigned long n_sequences;
 /* The last of n operations is cut. */
 static void run_sequence(struct walk *w, const unsigned *ops, unsigned n)
 {
-    const struct digest first = w->t.past[0];
+    const struct digest first = w->s.t.past[0];
     unsigned n_before = n_reports;
     n_sequences++;
-    power_push(w->t.im.power);
-    w->t.n_past = 1;
-    allow_only(&w->t, &first);
-    w->cutting = false;
+    power_push(w->s.t.im.power);
+    w->s.t.n_past = 1;
+    allow_only(&w->s.t, &first);
+    w->s.cutting = false;
     random_bits = 0x853c49e6748fea9b;
     w->owner = side_new(w, SEAL_AUTO);
     claim(w, &w->owner);
@@ -442,11 +442,11 @@ static void run_sequence(struct walk *w, const unsigned *ops, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         random_bits ^= ops[i] + 1;
         (void)random_below(1);
-        w->cutting = i == n - 1;
+        w->s.cutting = i == n - 1;
         operations[ops[i]].run(w);
     }
     side_free(&w->owner);
-    power_pop(w->t.im.power);
+    power_pop(w->s.t.im.power);
     for (unsigned i = 0; n_reports != n_before && n_before < 20 && i < n; i++)
         fprintf(stderr, "    %u: %s\n", i + 1, operations[ops[i]].name);
 }
@@ -483,18 +483,6 @@ static void walk_all(bool shared, const struct share shares[SEQUENCE])
     walk_end(&w);
 }
 
-static int summary(void)
-{
-    bool bad = n_reports || tally.lost || tally.mixed || tally.forgotten || tally.stuck ||
-               outside.bad || outside.images == 0;
-    printf("sequences of operations: sequences %lu, states %lu (recovered anew %lu), lost %lu, "
-           "mixed %lu, acknowledged-but-lost %lu, next commit failed %lu, checked by qemu-img and "
-           "nvkeep %lu, refused by them %lu\n",
-           n_sequences, tally.states, n_mended, tally.lost, tally.mixed, tally.forgotten,
-           tally.stuck, outside.images, outside.bad);
-    return bad;
-}
-
 int main(int argc, char **argv)
 {
     thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
@@ -511,5 +499,6 @@ int main(int argc, char **argv)
     walk_all(false, thorough ? all : pairs);
     walk_all(true, thorough ? all : triples);
     outside_end();
-    return summary();
+    printf("recovered anew from damage: %lu states\n", n_mended);
+    return steps_summary("sequences of operations", n_sequences);
 }

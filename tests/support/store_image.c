@@ -72,11 +72,11 @@ int store_image_new(const struct store_layout *layout, uint64_t disk_sectors,
     return store_image_new_watched(layout, disk_sectors, first, NULL, ret, e);
 }
 
-int store_image_new_watched(const struct store_layout *layout, uint64_t disk_sectors,
-                            const struct state_change *first, void (*at_flush)(void *im),
-                            struct store_image *ret, struct err *e)
+static int make(enum device_kind device, const struct store_layout *layout, uint64_t disk_sectors,
+                const struct state_change *first, void (*at_flush)(void *im),
+                struct store_image *ret, struct err *e)
 {
-    struct store_image im = {.facts = {.device = DEVICE_TPM20}};
+    struct store_image im = {.facts = {.device = device}};
     memcpy(im.facts.instance, "instance of test", 16);
     if (secret_new(sizeof(passphrase), &im.pass, e) < 0)
         return -1;
@@ -90,6 +90,20 @@ int store_image_new_watched(const struct store_layout *layout, uint64_t disk_sec
     }
     *ret = im;
     return 0;
+}
+
+int store_image_new_for(enum device_kind device, const struct store_layout *layout,
+                        uint64_t disk_sectors, const struct state_change *first,
+                        struct store_image *ret, struct err *e)
+{
+    return make(device, layout, disk_sectors, first, NULL, ret, e);
+}
+
+int store_image_new_watched(const struct store_layout *layout, uint64_t disk_sectors,
+                            const struct state_change *first, void (*at_flush)(void *im),
+                            struct store_image *ret, struct err *e)
+{
+    return make(DEVICE_TPM20, layout, disk_sectors, first, at_flush, ret, e);
 }
 
 void store_image_clear(struct store_image *im)

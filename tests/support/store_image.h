@@ -24,7 +24,11 @@ enum { STORE_IMAGE_SMALL_SECTORS = 64 };
 /* layout NULL: as store_plan() has it. Everything is durable afterwards. */
 int store_image_new(const struct store_layout *layout, uint64_t disk_sectors,
                     const struct state_change *first, struct store_image *ret, struct err *e);
-/* The same, with at_flush called with the image at each flush of its making; the disk and the
+/* The same for a TPM of either kind; the others are for a TPM 2.0. */
+int store_image_new_for(enum device_kind device, const struct store_layout *layout,
+                        uint64_t disk_sectors, const struct state_change *first,
+                        struct store_image *ret, struct err *e);
+/* The first, with at_flush called with the image at each flush of its making; the disk and the
  * passphrase are there, all else may not be. */
 int store_image_new_watched(const struct store_layout *layout, uint64_t disk_sectors,
                             const struct state_change *first, void (*at_flush)(void *im),
