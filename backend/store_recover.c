@@ -30,6 +30,7 @@ static int fill_facts(struct recovery *r, struct err *e)
         .newest = s->claims.newest_after_this,
         .next_generation = s->next_generation,
         .next_epoch = s->next_epoch,
+        .n_unreadable = s->n_unreadable,
     };
     for (size_t i = 0; i < N_BLOBS; i++) {
         f->present[i] = v.blob[i].present;
@@ -81,6 +82,14 @@ int recovery_backup(const struct recovery *r, const char *path, struct err *e)
     return blk_copy(b, path, e);
 }
 
+static bool is_unreadable(const struct recovery *r, struct sector s)
+{
+    for (size_t i = 0; i < r->found.n_unreadable; i++)
+        if (r->found.unreadable[i].nr == s.nr)
+            return true;
+    return false;
+}
+
 /* Where locks do not keep every other writer out (W8): did the sector stay what it was, to which a
  * new owner would write first? */
 static int look_for_other_owner(struct recovery *r, struct sector to, struct err *e)
@@ -90,9 +99,11 @@ static int look_for_other_owner(struct recovery *r, struct sector to, struct err
     enum record_area area = area_beside(r->found.at.base);
     if (qcow_disk_claim_is_enough(r->disk))
         return 0;
-    if (secret_new(SECTOR_BYTES, &now, e) < 0 ||
-        qcow_disk_read_again(r->disk, to, secret_bytes(now), e) < 0)
-        return err_prefix(e, "looking whether somebody else has taken over");
+    if (secret_new(SECTOR_BYTES, &now, e) < 0)
+        return -1;
+    if (qcow_disk_read_again(r->disk, to, secret_bytes(now), e) < 0)
+        return is_unreadable(r, to) ? 0
+                                    : err_prefix(e, "looking whether somebody else has taken over");
     if (!record_sector_verify(qcow_disk_record_key(qcow_disk_of(r->disk)), area, 0,
                               secret_peek(now), &found) ||
         memcmp(found.mac, r->found.at.beside, sizeof(found.mac)) == 0)
@@ -103,20 +114,38 @@ static int look_for_other_owner(struct recovery *r, struct sector to, struct err
                    found.head.generation, found.head.epoch);
 }
 
+static int write_zeroes(struct recovery *r, struct sector at, struct err *e)
+{
+    OWNED(secret) zeroes = NULL;
+    if (secret_new(SECTOR_BYTES, &zeroes, e) < 0)
+        return -1;
+    return qcow_disk_write(r->disk, at, 1, secret_bytes(zeroes), e);
+}
+
 /* W9: they are noise yet, and stay so. */
 static int clear_strays(struct recovery *r, struct err *e)
 {
-    OWNED(secret) zeroes = NULL;
-    if (r->found.n_strays == 0)
-        return 0;
-    if (secret_new(SECTOR_BYTES, &zeroes, e) < 0)
-        return -1;
-    for (size_t i = 0; i < r->found.n_strays; i++) {
-        memset(secret_bytes(zeroes), 0, SECTOR_BYTES);
-        if (qcow_disk_write(r->disk, r->found.strays[i], 1, secret_bytes(zeroes), e) < 0)
+    for (size_t i = 0; i < r->found.n_strays; i++)
+        if (write_zeroes(r, r->found.strays[i], e) < 0)
+            return -1;
+    return r->found.n_strays > 0 ? qcow_disk_flush(r->disk, e) : 0;
+}
+
+/* A disk gives a sector again that was written anew. Once the checkpoint is there, nobody misses
+ * what they held; up to then they can be found to be unreadable once more. */
+static int clear_unreadable(struct recovery *r, struct err *e)
+{
+    const struct state_view state = content_view(&r->found.content);
+    struct sector written = area_first(layout_of(r), area_beside(r->found.at.base));
+    size_t n = record_sectors(state_encoded_bytes(&state));
+    for (size_t i = 0; i < r->found.n_unreadable; i++) {
+        struct sector at = r->found.unreadable[i];
+        if (at.nr - written.nr < n)
+            continue; /* part of the checkpoint now */
+        if (write_zeroes(r, at, e) < 0)
             return -1;
     }
-    return qcow_disk_flush(r->disk, e);
+    return r->found.n_unreadable > 0 ? qcow_disk_flush(r->disk, e) : 0;
 }
 
 /* The state as one checkpoint, in the buffer that was read along with it. */
@@ -192,5 +221,10 @@ int recovery_write(struct recovery *r, struct err *e)
         return err_prefix(e,
                           "the state could not be recovered; generation %" PRIu64 " is still there",
                           r->found.at.generation);
+    if (clear_unreadable(r, e) < 0)
+        return err_prefix(e,
+                          "generation %" PRIu64 " was written, but what could not be read before "
+                          "cannot be written either; copy the image to other storage",
+                          r->found.next_generation);
     return read_back(r, e);
 }

@@ -16,13 +16,15 @@
 
 struct recovery;
 
-/* Takes the disk on success. ERR_STATE_CORRUPT: no state verifies, says what is there instead. */
+/* Takes the disk on success. ERR_STATE_CORRUPT: no state verifies, says what is there instead;
+ * ERR_STORAGE: the same, and there are sectors that cannot be read. */
 int recovery_new(struct qcow_disk_rw **d, struct recovery **ret, struct err *e) MUST_CHECK;
 void recovery_free(struct recovery *r); /* lets the claim go */
 DEFINE_OWNED(recovery);
 
 struct recovery_facts {
-    struct err damage;          /* as store_open() reports it; kind ERR_NONE: nothing to recover */
+    struct err damage;          /* as store_open() reports it; kind ERR_NONE: nothing to recover;
+                                   ERR_STORAGE: nothing is wrong but sectors that cannot be read */
     uint64_t generation, epoch; /* of the newest state that verifies */
     uint64_t n_records;         /* in the log, onto its checkpoint */
     bool present[N_BLOBS];      /* index: kind - 1 */
@@ -34,6 +36,7 @@ struct recovery_facts {
      */
     uint64_t newest;
     uint64_t next_generation, next_epoch; /* with which the state is written */
+    uint64_t n_unreadable; /* sectors that the storage did not give; writing overwrites them */
 };
 void recovery_facts(const struct recovery *r, struct recovery_facts *ret);
 const struct ref_facts *recovery_ref_facts(const struct recovery *r);

@@ -1,6 +1,8 @@
 #include "backend/store_state.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -72,12 +74,41 @@ static int check_layout(const struct qcow_disk *d, struct err *e)
 struct reading {
     struct scan scan;
     struct secret *bytes;
+    struct salvage *around; /* lists what cannot be read, which counts as zeroes; NULL: fails */
 };
 
 static void reading_clear(struct reading *r)
 {
     secret_free(r->bytes);
     free(r->scan.spans);
+}
+
+/* One sector after the other, and the storage's refusal is no reason to stop. */
+static void read_around(const struct qcow_disk *d, struct sector first, size_t n, uint8_t *to,
+                        struct salvage *s)
+{
+    struct err ignored;
+    for (size_t i = 0; i < n; i++) {
+        struct sector at = {first.nr + i};
+        if (qcow_disk_read(d, at, 1, to + i * SECTOR_BYTES, &ignored) < 0) {
+            memset(to + i * SECTOR_BYTES, 0, SECTOR_BYTES);
+            s->unreadable[s->n_unreadable++] = at;
+        }
+    }
+}
+
+static int read_area(const struct qcow_disk *d, const struct reading *r, struct sector first,
+                     size_t n, uint8_t *to, struct err *e)
+{
+    if (qcow_disk_read(d, first, n, to, e) == 0)
+        return 0;
+    if (r->around && e->kind == ERR_STORAGE) {
+        read_around(d, first, n, to, r->around);
+        return 0;
+    }
+    return err_prefix(e, "reading the record store%s",
+                      e->os == EIO ? " (nvkeep recover reads around what the storage does not give)"
+                                   : "");
 }
 
 /* The log before the checkpoints: whoever reads while a writer is at work then finds checkpoints at
@@ -96,7 +127,9 @@ static int read_areas(const struct qcow_disk *d, struct reading *r, struct err *
         return err_prefix(e, "reading the record store");
     r->scan.key = qcow_disk_record_key(d);
     r->scan.spans = calloc(longest + 1, sizeof(*r->scan.spans));
-    if (!r->scan.spans)
+    if (r->around)
+        r->around->unreadable = calloc(total, sizeof(*r->around->unreadable));
+    if (!r->scan.spans || (r->around && !r->around->unreadable))
         return err_nomem(e, "the search through the record store");
 
     for (size_t i = 0; i < ARRAY_LEN(order); i++) {
@@ -104,8 +137,8 @@ static int read_areas(const struct qcow_disk *d, struct reading *r, struct err *
         uint8_t *to = secret_bytes(r->bytes) + at * SECTOR_BYTES;
         r->scan.area[a] = to;
         r->scan.n_sectors[a] = (size_t)area_sectors(l, a);
-        if (qcow_disk_read(d, area_first(l, a), r->scan.n_sectors[a], to, e) < 0)
-            return err_prefix(e, "reading the record store");
+        if (read_area(d, r, area_first(l, a), r->scan.n_sectors[a], to, e) < 0)
+            return -1;
         at += r->scan.n_sectors[a];
     }
     return 0;
@@ -235,6 +268,7 @@ void salvage_clear(struct salvage *s)
     content_clear(&s->content);
     secret_free(s->record);
     free(s->strays);
+    free(s->unreadable);
     *s = (struct salvage){0};
 }
 
@@ -268,14 +302,33 @@ static int list_strays(const struct reading *r, const struct store_layout *l, st
     return 0;
 }
 
+/* Where nothing else is wrong, this is. */
+static void note_unreadable(struct salvage *s)
+{
+    if (s->n_unreadable > 0 && s->damage.kind == ERR_NONE)
+        (void)err_set(&s->damage, ERR_STORAGE,
+                      "%zu sectors of the record store cannot be read, the first is sector %" PRIu64
+                      " of the disk; the newest state that verifies without them is generation "
+                      "%" PRIu64,
+                      s->n_unreadable, s->unreadable[0].nr, s->at.generation);
+}
+
 int store_salvage(const struct qcow_disk *d, struct salvage *ret, struct err *e)
 {
-    __attribute__((cleanup(reading_clear))) struct reading r = {0};
     __attribute__((cleanup(salvage_clear))) struct salvage s = {0};
-    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0 ||
-        store_scan_best(&r.scan, &s.at, &s.damage, e) < 0 ||
-        load_found(&r, &s.at, &s.content, &s.record, e) < 0)
+    __attribute__((cleanup(reading_clear))) struct reading r = {.around = &s};
+    if (check_layout(d, e) < 0 || read_areas(d, &r, e) < 0)
         return -1;
+    if (store_scan_best(&r.scan, &s.at, &s.damage, e) < 0) {
+        if (s.n_unreadable == 0)
+            return -1;
+        e->kind = ERR_STORAGE; /* the storage may give them another time */
+        return err_prefix(e, "%zu sectors of the record store cannot be read, and without them",
+                          s.n_unreadable);
+    }
+    if (load_found(&r, &s.at, &s.content, &s.record, e) < 0)
+        return -1;
+    note_unreadable(&s);
     store_scan_claims(&r.scan, &s.at, &s.claims);
     if (choose_next(&s, e) < 0 || list_strays(&r, &qcow_disk_facts(d)->layout, &s, e) < 0)
         return -1;

@@ -39,8 +39,11 @@ struct salvage {
     uint64_t next_generation, next_epoch; /* of the checkpoint that is to replace it */
     struct sector *strays;                /* to be overwritten with zeroes before */
     size_t n_strays;
+    struct sector *unreadable; /* and these behind it, so that the store can be read again */
+    size_t n_unreadable;
 };
-/* ERR_STATE_CORRUPT: nothing verifies. The caller clears. */
+/* ERR_STATE_CORRUPT: nothing verifies. Sectors that the storage does not give count as zeroes, and
+ * as damage (ERR_STORAGE) where there is no other. The caller clears. */
 int store_salvage(const struct qcow_disk *d, struct salvage *ret, struct err *e) MUST_CHECK;
 void salvage_clear(struct salvage *s);
 

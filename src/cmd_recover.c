@@ -81,6 +81,7 @@ static void json_report(struct cli_run *run, const struct recovery *r,
         return;
     json_out_text(j, "damage", f->damage.text);
     json_out_number(j, "generations_lost_most", f->newest - f->generation);
+    json_out_number(j, "unreadable_sectors", f->n_unreadable);
     json_out_bool(j, "recovered", done);
     if (!done)
         return;
@@ -106,6 +107,10 @@ static void text_state(const struct recovery *r, const struct recovery_facts *f)
 static void text_lost(const struct recovery_facts *f)
 {
     uint64_t n = f->newest - f->generation;
+    if (n == 0) {
+        puts("lost:        perhaps what lay in sectors that cannot be read");
+        return;
+    }
     printf("lost:        at most %" PRIu64 " generation%s, %" PRIu64 " to %" PRIu64
            " (the last one may never have been complete)\n",
            n, n == 1 ? "" : "s", f->generation + 1, f->newest);
@@ -128,6 +133,10 @@ static void text_report(const struct cli_args *a, const struct recovery *r,
            f->generation, f->epoch, f->n_records, f->n_records == 1 ? "" : "s");
     text_state(r, f);
     text_lost(f);
+    if (f->n_unreadable > 0)
+        printf("unreadable:  %" PRIu64 " sectors, %s\n", f->n_unreadable,
+               done ? "which were written anew"
+                    : "which --yes overwrites: if the storage may give them again, mend it first");
     if (!done) {
         printf(
             "nothing was written; to go back to that state: nvkeep recover %s --key SOURCE --yes "

@@ -28,6 +28,7 @@ static struct {
     bool *read; /* of n: was this byte ever read since noting began */
     bool noting;
     unsigned n_writes;
+    uint64_t unreadable; /* sector that cannot be read until it was written; 0: none */
     uint8_t
         *version[MAX_VERSIONS]; /* the whole file after each commit; the last is the sound one */
     size_t n_versions;
@@ -49,8 +50,11 @@ static inline const uint8_t *sound(void)
 
 static inline int image_pread(void *ctx, void *buf, size_t n, uint64_t off, struct err *e)
 {
+    uint64_t bad = image.unreadable * SECTOR_BYTES;
     (void)ctx;
-    (void)e;
+    if (bad > 0 && off < bad + SECTOR_BYTES && bad < off + n)
+        return err_sys(e, ERR_STORAGE, EIO, "reading %zu bytes at offset %llu", n,
+                       (unsigned long long)off);
     memcpy(buf, image.now + off, n);
     if (image.noting)
         memset(image.read + off, true, n);
@@ -63,6 +67,8 @@ static inline int image_pwrite(void *ctx, const void *buf, size_t n, uint64_t of
     (void)e;
     memcpy(image.now + off, buf, n);
     image.n_writes++;
+    if (off <= image.unreadable * SECTOR_BYTES && (image.unreadable + 1) * SECTOR_BYTES <= off + n)
+        image.unreadable = 0;
     return 0;
 }
 
