@@ -7,6 +7,8 @@
 #include "backend/store_state.h"
 
 enum { LOOK_TRIES = 5 };
+/* Beyond it, generations and epochs could run out while somebody counts on. */
+#define HIGHEST_NUMBER (UINT64_MAX / 8 * 7)
 
 struct store {
     struct qcow_disk_rw *disk;
@@ -25,12 +27,23 @@ static const struct store_layout *layout_of(const struct store *s)
     return &qcow_disk_facts(qcow_disk_of(s->disk))->layout;
 }
 
+static int check_numbers(const struct scan_result *at, struct err *e)
+{
+    if (at->generation <= HIGHEST_NUMBER && at->epoch <= HIGHEST_NUMBER)
+        return 0;
+    return err_set(e, ERR_UNSUPPORTED,
+                   "the record store is at generation %" PRIu64 ", epoch %" PRIu64
+                   ": there is hardly a higher number to go on with",
+                   at->generation, at->epoch);
+}
+
 int store_open(struct qcow_disk_rw **d, struct store **ret, struct err *e)
 {
     OWNED(store) s = calloc(1, sizeof(*s));
     if (!s)
         return err_nomem(e, "the record store");
-    if (store_load(qcow_disk_of(*d), &s->at, &s->now, &s->record, e) < 0)
+    if (store_load(qcow_disk_of(*d), &s->at, &s->now, &s->record, e) < 0 ||
+        check_numbers(&s->at, e) < 0)
         return -1;
     if (!qcow_disk_claim_is_enough(*d) && secret_new(SECTOR_BYTES, &s->beside, e) < 0)
         return -1;
@@ -159,6 +172,8 @@ int store_look(const struct qcow_disk *d, struct store_look **ret, struct err *e
         /* What looks like damage may be a commit that we saw half of. */
         nanosleep(&(struct timespec){.tv_nsec = (long)try * 1000000}, NULL);
     }
+    if (check_numbers(&l->at, e) < 0)
+        return -1;
     *ret = MOVE(l);
     return 0;
 }
