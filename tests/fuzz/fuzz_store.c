@@ -137,7 +137,8 @@ static void open_store(void)
     hostile_fail(0, false, 0);
     if (hostile_open(&now.s, &e) < 0) {
         PROMISE(now.damaged || now.forged);
-        PROMISE(e.kind == ERR_STATE_CORRUPT && e.text[0]);
+        PROMISE(e.kind == ERR_STATE_CORRUPT || (now.forged && e.kind == ERR_UNSUPPORTED));
+        PROMISE(e.text[0]);
         return;
     }
     describe(now.s, &generation, digest);

@@ -12,13 +12,21 @@ enum { SPARE_CLUSTERS = 4, HEADER_V3_BYTES = 112, HEADER_V2_BYTES = 72, EXTENSIO
 const struct store_layout known_layout = {
     .checkpoint = {8, 24}, .checkpoint_sectors = 16, .log = 40, .log_sectors = 24};
 
+static const struct luks_cipher xts = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, HASH_SHA256, 64};
+static const struct luks_cipher cbc = {CIPHER_AES256, MODE_CBC, IVGEN_ESSIV, HASH_SHA256, 32};
 static const struct {
     const char *name;
     unsigned cluster_bits;
+    const struct luks_cipher *how;
+    const char *mode;
 } kinds[KNOWN_KINDS] = {
-    [KNOWN_4K] = {"clusters of 4 KiB", 12},   [KNOWN_512] = {"clusters of 512 bytes", 9},
-    [KNOWN_64K] = {"clusters of 64 KiB", 16}, [KNOWN_SNAPSHOT] = {"a snapshot", 12},
-    [KNOWN_BITMAP] = {"a bitmap", 12},        [KNOWN_V2] = {"version 2", 12},
+    [KNOWN_4K] = {"clusters of 4 KiB", 12, &xts, "xts-plain64"},
+    [KNOWN_512] = {"clusters of 512 bytes", 9, &xts, "xts-plain64"},
+    [KNOWN_64K] = {"clusters of 64 KiB", 16, &xts, "xts-plain64"},
+    [KNOWN_SNAPSHOT] = {"a snapshot", 12, &xts, "xts-plain64"},
+    [KNOWN_BITMAP] = {"a bitmap", 12, &xts, "xts-plain64"},
+    [KNOWN_V2] = {"version 2", 12, &xts, "xts-plain64"},
+    [KNOWN_CBC] = {"cbc-essiv", 12, &cbc, "cbc-essiv:sha256"},
 };
 
 static struct known_image images[KNOWN_KINDS];
@@ -209,20 +217,21 @@ static void make_v2(struct known_image *im)
 
 /* ---- making ---- */
 
-static void format(struct known_image *im, struct mem_disk **ret)
+static void format(enum known_kind kind, struct known_image *im, struct mem_disk **ret)
 {
-    static const struct luks_cipher how = {CIPHER_AES256, MODE_XTS, IVGEN_PLAIN64, HASH_SHA256, 64};
+    const struct luks_cipher *how = kinds[kind].how;
     struct qcow_create c = {.size = KNOWN_SECTORS * 512, .cluster_bits = im->cluster_bits};
-    struct making m = {im, known_image_key(&how)};
+    struct making m = {im, known_image_key(how)};
     OWNED(blk_rw) w = NULL;
     struct err e;
-    OWNED_HEAP uint8_t *material = known_key_slot(&how, &c.luks);
+    OWNED_HEAP uint8_t *material = known_key_slot(how, &c.luks);
     strcpy(c.luks.cipher_name, "aes");
-    strcpy(c.luks.cipher_mode, "xts-plain64");
+    strcpy(c.luks.cipher_mode, kinds[kind].mode);
     strcpy(c.luks.hash_spec, "sha1");
     strcpy(c.luks.uuid, "00010203-0405-4607-8809-0a0b0c0d0e0f");
+    c.luks.payload_sector = (uint32_t)(luks_area_bytes(how->key_bytes) / 512);
     for (uint32_t i = 0; i < LUKS_N_SLOTS; i++)
-        c.luks.slot[i].material_sector = 8 + i * luks_slot_sectors(64);
+        c.luks.slot[i].material_sector = 8 + i * luks_slot_sectors(how->key_bytes);
     memcpy(c.instance, im->facts.instance, sizeof(c.instance));
     c.material[0] = material;
     *ret = mem_disk_new(qcow_create_bytes(&c));
@@ -237,7 +246,7 @@ static void make(enum known_kind kind, struct known_image *im)
     im->facts.device = DEVICE_TPM20;
     im->facts.layout = known_layout;
     memcpy(im->facts.instance, "a known instance", 16);
-    format(im, &d);
+    format(kind, im, &d);
     commit_all(d, im);
     im->size = mem_disk_size(d);
     im->bytes = calloc(1, im->size + SPARE_CLUSTERS * cluster_of(im));

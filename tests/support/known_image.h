@@ -18,6 +18,7 @@ enum known_kind {
     KNOWN_SNAPSHOT, /* clusters of 4 KiB; a snapshot that shares the L2 table */
     KNOWN_BITMAP,   /* clusters of 4 KiB; one dirty bitmap */
     KNOWN_V2,       /* version 2 of the format, clusters of 4 KiB */
+    KNOWN_CBC,      /* clusters of 4 KiB; aes-256 in mode cbc-essiv */
     KNOWN_KINDS,
 };
 
