@@ -166,13 +166,14 @@ class Campaign:
         """Was it asked for?"""
         return re.search(self.options.only, target) is not None
 
-    def configure(self, engine):
-        """The newest source that can be built: of what is committed, perhaps not the last."""
-        if not self.options.committed:
-            return engines.configure(self.work.folder, self.source, engine)
-        for back in range(BACK_MOST):
-            self.source = engines.committed_source(self.work.folder, back)
-            if engines.configure(self.work.folder, self.source, engine):
+    def build(self, target, engine):
+        """From the newest source that can be built: of what is committed, perhaps not the last."""
+        work = self.work.folder
+        for back in range(BACK_MOST if self.options.committed else 1):
+            if self.options.committed:
+                self.source = engines.committed_source(work, back)
+            if engines.configure(work, self.source, engine) and \
+                    engines.build(work, engine, target):
                 return True
         return False
 
@@ -213,8 +214,7 @@ class Campaign:
             ready = os.path.exists(engines.binary(self.work.folder, engine, target))
             if ready and time.time() - when < BUILD_AGAIN_S and stamp == self.stamp(target):
                 return True
-            good = self.configure(engine)
-            if good and engines.build(self.work.folder, engine, target):
+            if self.build(target, engine):
                 self.built[target, engine] = (self.stamp(target), time.time())
                 return True
             print(f"*** fuzz_{target} cannot be built for {engine}", file=sys.stderr, flush=True)
