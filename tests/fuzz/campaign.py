@@ -6,7 +6,8 @@ least first, what one engine finds given to the other.
     campaign.py --once --seconds 900     each target once under each engine
     campaign.py --hand-in                what the work folder has, into the repository: inputs that
                                          add coverage to tests/fuzz/corpus, hours to hours.tsv
-    campaign.py --table                  what hours.tsv says, by class
+    campaign.py --table                  what hours.tsv says by class; --targets: by target;
+                                         --least HOURS: fails where a class has had less
 
 Targets are found by their names; a new or changed one is built at its next turn. Something that was
 broken is said at once and kept in WORK/findings; the rest goes on. Exit code 1: there was something.
@@ -107,6 +108,23 @@ def print_table(total):
           f"{sums[1] / sums[0] if sums[0] else 0:>9,.0f} {'':>7} {sums[2]:>8}")
 
 
+def print_targets(total):
+    """The same, by target and engine."""
+    print(f"{'target':<14} {'engine':<10} {'CPU hours':>9} {'executions':>14} {'edges':>7} "
+          f"{'findings':>8}")
+    for key, t in sorted(total.items(), key=lambda kt: kt[0][1:]):
+        print(f"{key[1]:<14} {key[2]:<10} {t['cpu_s'] / 3600:>9.2f} {t['executions']:>14,} "
+              f"{t['edges']:>7,} {t['findings']:>8}")
+
+
+def check_hours(total, least):
+    """1: some class has had less."""
+    spent = {c: sum(t["cpu_s"] for k, t in total.items() if k[0] == c) / 3600 for c in CLASSES}
+    short = [f"{c} ({h:.2f})" for c, h in spent.items() if h < least]
+    print(f"classes with less than {least:g} CPU hours: {', '.join(short) or 'none'}")
+    return 1 if short else 0
+
+
 class Work:
     """The work folder."""
 
@@ -156,6 +174,7 @@ class Campaign:
         self.broken = {}  # (target, engine): of which source, and until when it is not tried again
         self.source = engines.ROOT
         self.n_findings = 0
+        self.n_failed = 0  # turns that could not be
         self.end = time.time() + 3600 * options.hours
         self.engines = [e for e in options.engines.split(",") if e in engines.available()]
         self.todo = None  # --once: (target, engine) that are left
@@ -205,6 +224,7 @@ class Campaign:
 
     def set_broken(self, target, engine, seconds):
         """Not again before that, unless its source changes."""
+        self.n_failed += 1
         self.broken[target, engine] = (self.stamp(target), time.time() + seconds)
 
     def make(self, target, engine):
@@ -274,7 +294,7 @@ class Campaign:
         for t in threads:
             t.join()
         print_table(self.work.total())
-        return 1 if self.n_findings else 0
+        return 1 if self.n_findings or (self.options.once and self.n_failed) else 0
 
 
 # --- handing in ---
@@ -346,11 +366,16 @@ def main():
     p.add_argument("--once", action="store_true", help="one turn for each target and engine")
     p.add_argument("--hand-in", action="store_true")
     p.add_argument("--table", action="store_true")
+    p.add_argument("--targets", action="store_true")
+    p.add_argument("--least", type=float, metavar="HOURS")
     options = p.parse_args()
     if options.until:
         options.hours = hours_until(options.until)
-    if options.table:
-        print_table(add_up(read_tsv(HOURS), []))
+    known = add_up(read_tsv(HOURS), [])
+    if options.least is not None:
+        return check_hours(known, options.least)
+    if options.table or options.targets:
+        (print_table if options.table else print_targets)(known)
         return 0
     work = Work(options.work)
     return hand_in(work, options) if options.hand_in else Campaign(work, options).go()
