@@ -297,10 +297,113 @@ static void a_changed_header_that_still_opens_is_corrupt(void **state)
 
 static void a_disk_made_smaller_than_its_store_is_corrupt(void **state)
 {
+    uint64_t end = (im.facts.layout.log + im.facts.layout.log_sectors) * 512;
+    const uint64_t sizes[] = {C, 2 * C, SIZE / 2, end - C};
     OWNED(mem_disk) d = copy();
     (void)state;
-    put_be64(mem_disk_bytes(d) + 24, SIZE / 2);
-    attach_refused(d, ERR_STATE_CORRUPT, "was the image made smaller?");
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        put_be64(mem_disk_bytes(d) + 24, sizes[i]);
+        attach_refused(d, ERR_STATE_CORRUPT, "was the image made smaller?");
+    }
+    OWNED(blk) b = NULL;
+    OWNED(qcow_disk) disk = NULL;
+    struct err e;
+    put_be64(mem_disk_bytes(d) + 24, end);
+    assert_int_equal(mem_disk_blk(d, &b, &e), 0);
+    assert_int_equal(mem_image_attach(b, MEM_IMAGE_PASS, &disk, &e), 0);
+}
+
+static void swap64(uint8_t *a, uint8_t *b)
+{
+    uint64_t v = get_be64(a);
+    put_be64(a, get_be64(b));
+    put_be64(b, v);
+}
+
+/* Each cluster of the disk in turn lies where the file is cut off. */
+static void a_file_that_is_cut_off_inside_the_store_is_not_whole(void **state)
+{
+    const struct store_layout *l = &im.facts.layout;
+    uint64_t n = SIZE / C, beyond = (l->log + l->log_sectors) * 512 / C;
+    (void)state;
+    assert_true(beyond < n);
+    for (uint64_t i = 0; i < n; i++) {
+        OWNED(mem_disk) m = copy();
+        OWNED(blk) b = NULL;
+        OWNED(qcow_disk) d = NULL;
+        struct err e;
+        uint8_t *bytes = mem_disk_bytes(m);
+        if (i != n - 1)
+            swap64(bytes + mem_image_l2_entry(&im, i), bytes + mem_image_l2_entry(&im, n - 1));
+        mem_disk_truncate(m, mem_disk_size(m) - 512);
+        assert_int_equal(mem_disk_blk(m, &b, &e), 0);
+        if (i == 0) /* its place in the file is part of what was encrypted */
+            continue;
+        assert_int_equal(mem_image_attach(b, MEM_IMAGE_PASS, &d, &e), 0);
+        if (i >= beyond) {
+            assert_int_equal(qcow_disk_check_whole(d, &e), 0);
+            continue;
+        }
+        assert_int_equal(qcow_disk_check_whole(d, &e), -1);
+        says(&e, ERR_STATE_CORRUPT, "the file is cut off");
+    }
+    /* What was never allocated is not cut off. */
+    OWNED(mem_disk) m = copy();
+    OWNED(blk) b = NULL;
+    OWNED(qcow_disk) d = NULL;
+    struct err e;
+    put_be64(mem_disk_bytes(m) + mem_image_l2_entry(&im, 3), 0);
+    assert_int_equal(mem_disk_blk(m, &b, &e), 0);
+    assert_int_equal(mem_image_attach(b, MEM_IMAGE_PASS, &d, &e), 0);
+    assert_int_equal(qcow_disk_check_whole(d, &e), 0);
+}
+
+/* Unallocated and zero clusters, next to ones that hold something. */
+static void what_is_not_allocated_reads_as_zeroes(void **state)
+{
+    OWNED(mem_disk) m = copy();
+    OWNED(blk) b = NULL;
+    OWNED(qcow_disk) d = NULL;
+    uint8_t buf[6 * C], want[512];
+    struct err e;
+    (void)state;
+    uint64_t four = mem_image_l2_entry(&im, 4);
+    put_be64(mem_disk_bytes(m) + mem_image_l2_entry(&im, 2), 0);
+    put_be64(mem_disk_bytes(m) + mem_image_l2_entry(&im, 3), 0);
+    put_be64(mem_disk_bytes(m) + four, get_be64(mem_disk_bytes(m) + four) | QCOW_ZERO);
+    assert_int_equal(mem_disk_blk(m, &b, &e), 0);
+    assert_int_equal(mem_image_attach(b, MEM_IMAGE_PASS, &d, &e), 0);
+    memset(buf, 0xee, sizeof(buf));
+    assert_int_equal(qcow_disk_read(d, (struct sector){8}, 6 * C / 512, buf, &e), 0);
+    for (uint64_t nr = 8; nr < 8 + 6 * C / 512; nr++) {
+        const uint8_t *got = buf + (nr - 8) * 512;
+        mem_image_pattern(nr, want);
+        if (nr / 8 >= 2 && nr / 8 <= 4)
+            assert_true(bytes_all_zero(got, 512));
+        else
+            assert_memory_equal(got, want, 512);
+    }
+}
+
+/* For a look at what somebody else may have written meanwhile. */
+static void a_sector_is_read_again_only_where_the_store_is(void **state)
+{
+    OWNED(mem_disk) m = copy();
+    OWNED(qcow_disk_rw) d = NULL;
+    uint8_t buf[512], want[512];
+    struct err e;
+    (void)state;
+    assert_int_equal(mem_image_arm(m, MEM_IMAGE_PASS, &d, &e), 0);
+    assert_int_equal(qcow_disk_read_again(d, (struct sector){9}, buf, &e), 0);
+    mem_image_pattern(9, want);
+    assert_memory_equal(buf, want, 512);
+    assert_int_equal(qcow_disk_read_again(d, (struct sector){SIZE / 512 - 1}, buf, &e), 0);
+    assert_int_equal(qcow_disk_read_again(d, (struct sector){SIZE / 512}, buf, &e), -1);
+    assert_int_equal(qcow_disk_read_again(d, (struct sector){UINT64_MAX}, buf, &e), -1);
+    mem_disk_fail(m, 0, MEM_FAIL_ONCE, EIO, 0);
+    assert_int_equal(qcow_disk_read_again(d, (struct sector){9}, buf, &e), -1);
+    assert_int_equal(e.kind, ERR_STORAGE);
+    assert_int_equal(e.os, EIO);
 }
 
 /* ---- reading ---- */
@@ -634,6 +737,9 @@ int main(void)
         cmocka_unit_test(a_damaged_name_of_the_instance_is_damage),
         cmocka_unit_test(a_changed_header_that_still_opens_is_corrupt),
         cmocka_unit_test(a_disk_made_smaller_than_its_store_is_corrupt),
+        cmocka_unit_test(a_file_that_is_cut_off_inside_the_store_is_not_whole),
+        cmocka_unit_test(what_is_not_allocated_reads_as_zeroes),
+        cmocka_unit_test(a_sector_is_read_again_only_where_the_store_is),
         cmocka_unit_test(reading_beyond_the_disk_is_refused_and_reads_nothing),
         cmocka_unit_test(a_failed_read_leaves_no_payload_behind),
         cmocka_unit_test(a_short_last_cluster_is_read_but_never_armed),
