@@ -5,6 +5,8 @@
 #include "backend/store_recover.h"
 #include "tests/fuzz/fuzz.h"
 
+static unsigned opened_with;
+
 /* For images of some two megabytes. */
 enum { MOST_BYTES = 16 << 20, MOST_READS = 1 << 16 };
 
@@ -186,6 +188,12 @@ enum err_kind hostile_way(struct err *e)
     store_stats(s, &stats);
     known_state_digest(get_store, s, digest);
     check_state(digest, stats.generation);
+    opened_with = known_generation(hostile_kind(), digest);
     goes_on(MOVE(s));
     return ERR_NONE;
+}
+
+unsigned hostile_way_generation(void)
+{
+    return opened_with;
 }

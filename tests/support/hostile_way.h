@@ -16,5 +16,8 @@
 
 /* What became of it: ERR_NONE, or the class of the refusal, with its text in *e. */
 enum err_kind hostile_way(struct err *e);
+/* Of the last one that opened: which of the known image's generations it was opened with; 0: of
+ * none of them. */
+unsigned hostile_way_generation(void);
 
 #endif
