@@ -1,5 +1,8 @@
 /* What a state that is handed over may replace: the order of all states of one TPM, over separate
  * images and in one. */
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "tests/migration/custody_hosts.h"
 
 #define OLD ERR_STATE_ROLLED_BACK
@@ -286,6 +289,45 @@ static void what_somebody_else_used_is_not_taken_back(void **state)
     drop_set(&set);
 }
 
+/* As on a file system that has become full, and is not any more. */
+static void files_cannot_be_written(bool yes)
+{
+    const struct rlimit r = {yes ? 0 : RLIM_INFINITY, RLIM_INFINITY};
+    assert_true(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
+}
+
+/* An attempt that did not reach the disk remembers which generation it would have made. Somebody
+ * else's of that number is not it, whether he came by a set or just ran. */
+static void what_somebody_else_made_is_not_taken_for_an_attempt_of_ours(void **state)
+{
+    (void)state;
+    for (unsigned with_origin = 0; with_origin <= 1; with_origin++) {
+        struct side other = beside(&at.a);
+        struct set set;
+        struct err e;
+        set_up(NULL);
+        serve(&at.a);
+        set = give(&at.a);
+        let_go(&at.a, true);
+        files_cannot_be_written(true);
+        assert_refused(custody_take_back(at.a.c, &at.a.s, &e), e, ERR_STORAGE, "");
+        files_cannot_be_written(false);
+        if (with_origin) {
+            await(&other);
+            assert_done(take_over(&other, &set, &e), e);
+            use(&other);
+        } else {
+            serve(&other);
+            run(&other, 1, "ran elsewhere");
+        }
+        stop(&other);
+        assert_refused(custody_take_back(at.a.c, &at.a.s, &e), e, ERR_FENCED, "another owner");
+        stop(&at.a);
+        drop_set(&set);
+    }
+}
+
 /* --- one image on both sides --- */
 
 /* S3.20 */
@@ -362,6 +404,7 @@ int main(void)
         TEST(a_target_that_failed_goes_on_refusing_what_is_older),
         TEST(what_nobody_used_is_taken_back_and_the_set_comes_too_late),
         TEST(what_somebody_else_used_is_not_taken_back),
+        TEST(what_somebody_else_made_is_not_taken_for_an_attempt_of_ours),
         TEST(the_own_image_must_be_at_the_very_state_of_the_set),
         TEST(another_tpm_is_refused_also_by_rewind),
         TEST(another_kind_of_tpm_is_refused),

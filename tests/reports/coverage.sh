@@ -18,8 +18,8 @@ fi
 rm -rf "$build/profile"
 mkdir "$build/profile"
 LLVM_PROFILE_FILE="$build/profile/%c%m.profraw" ctest --test-dir "$build" -j2 \
-    -L "${NVKEEP_COVERAGE_TESTS:-^(base|crypto|backend|migration|src|crash|fuzz)$}" \
-    -E '^src/test_wrong_keys$|\.sh$' >"$build/tests.log" 2>&1 </dev/null
+    -L "${NVKEEP_COVERAGE_TESTS:-^(base|crypto|backend|migration|src|crash|fuzz|interop)$}" \
+    -E '^src/test_wrong_keys$' >"$build/tests.log" 2>&1 </dev/null
 failed=$?
 grep -E '\*\*\*|tests passed' "$build/tests.log"
 python3 -B tests/reports/coverage.py "$build" . && [ "$failed" = 0 ]
