@@ -96,22 +96,19 @@ static int get_key(struct cli_run *run, struct secret **ret, size_t *ret_bytes, 
     return 0;
 }
 
-static int make(struct plan *p, const struct secret *key, size_t key_bytes,
-                struct progress *progress, struct ref_facts *ret, struct err *e)
+static int make(struct plan *p, const struct tpm_blobs *blobs, const struct secret *key,
+                size_t key_bytes, struct progress *progress, struct ref_facts *ret, struct err *e)
 {
-    struct tpm_blobs blobs = {{NULL}, {0}};
     struct state_change first = {0};
-    if (!p->waits && tpm_manufacture(p->image.device, &blobs, e) < 0)
-        return -1;
     for (unsigned i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs.blob[i])
-            first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
+        if (blobs->blob[i])
+            first.blob[i] =
+                (struct blob_change){BLOB_SET, secret_peek(blobs->blob[i]), blobs->n[i]};
     p->image.first = &first;
     int r = progress_interrupted(progress)
                 ? err_set(e, ERR_USAGE, "interrupted")
                 : image_create(&p->image, key, key_bytes, &progress->watch, ret, e);
     p->image.first = NULL;
-    tpm_blobs_clear(&blobs);
     return r;
 }
 
@@ -146,6 +143,7 @@ int cmd_create(struct cli_run *run, struct err *e)
     struct plan plan = {0};
     struct progress progress;
     struct ref_facts facts = {0};
+    struct tpm_blobs blobs = {{NULL}, {0}};
     OWNED(secret) key = NULL;
     size_t key_bytes = 0;
     if (plan_numbers(run->args, &plan, e) < 0 || refuse_existing(plan.image.path, e) < 0 ||
@@ -156,9 +154,13 @@ int cmd_create(struct cli_run *run, struct err *e)
         return -1;
     if (progress_begin(&progress, "stretching the passphrase", e) < 0)
         return -1;
-    int r = run->args->text[OPT_NEW_KEY] ? get_key(run, &key, &key_bytes, e) : 0;
+    /* Foreign code runs before there is a file that only we would take away again. */
+    int r = plan.waits ? 0 : tpm_manufacture(plan.image.device, &blobs, e);
+    if (r == 0 && run->args->text[OPT_NEW_KEY])
+        r = get_key(run, &key, &key_bytes, e);
     if (r == 0)
-        r = make(&plan, key, key_bytes, &progress, &facts, e);
+        r = make(&plan, &blobs, key, key_bytes, &progress, &facts, e);
+    tpm_blobs_clear(&blobs);
     if (r < 0 && run->made[1])
         (void)unlink(run->made[1]);
     run->signal = progress_end(&progress);

@@ -102,9 +102,8 @@ static const int allowed[] = {
 
 static int allow(scmp_filter_ctx ctx, int call, unsigned n, const struct scmp_arg_cmp *args)
 {
-    int r = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, call, n, args);
     /* A call that this architecture does not have needs no rule. */
-    return r == -EDOM || r == -EINVAL ? 0 : r;
+    return call < 0 ? 0 : seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, call, n, args);
 }
 
 static int allow_all_listed(scmp_filter_ctx ctx)
@@ -166,6 +165,12 @@ static int load(scmp_filter_ctx ctx, const struct confine *c)
     return r == 0 ? seccomp_load(ctx) : r;
 }
 
+/* The kernel cannot do it, or there was no memory (for libseccomp that may be a bad address). */
+static enum err_kind refusal(int os)
+{
+    return os == ENOMEM || os == EFAULT ? ERR_STORAGE : ERR_UNSUPPORTED;
+}
+
 /* Everything that the first version of Landlock knows. */
 enum { ALL_ACCESS = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
 
@@ -194,7 +199,7 @@ int confine_names(const struct confine *c, struct err *e)
         r = (int)syscall(SYS_landlock_restrict_self, rules, 0);
     if (r == 0)
         return 0;
-    return err_sys(e, ERR_UNSUPPORTED, errno, "cannot confine a thread with Landlock");
+    return err_sys(e, refusal(errno), errno, "cannot confine a thread with Landlock");
 }
 
 int confine(const struct confine *c, struct err *e)
@@ -208,7 +213,7 @@ int confine(const struct confine *c, struct err *e)
     seccomp_release(ctx);
     if (r == 0)
         return 0;
-    return err_sys(e, ERR_UNSUPPORTED, -r,
+    return err_sys(e, refusal(-r), -r,
                    "cannot confine this process with a system call filter (seccomp)");
 }
 
