@@ -27,3 +27,12 @@ add_library(fault_alloc MODULE ${CMAKE_CURRENT_LIST_DIR}/shim_alloc.c)
 target_compile_options(fault_alloc PRIVATE -fno-builtin -fvisibility=default -fno-sanitize=all)
 target_link_options(fault_alloc PRIVATE -fno-sanitize=all -static-libgcc)
 set_target_properties(fault_alloc PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+find_package(Python3 3.9 COMPONENTS Interpreter)
+foreach(name command_faults service_faults)
+    if(Python3_FOUND)
+        add_test(NAME crash/test_${name} WORKING_DIRECTORY ${CMAKE_BINARY_DIR} COMMAND
+            ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${name}.py)
+        set_tests_properties(crash/test_${name} PROPERTIES LABELS crash SKIP_RETURN_CODE 77 TIMEOUT 900
+            ENVIRONMENT "NVKEEP=${CMAKE_BINARY_DIR}/bin/nvkeep;NVKEEP_BUILD=${CMAKE_BINARY_DIR}")
+    endif()
+endforeach()
