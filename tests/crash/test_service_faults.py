@@ -120,8 +120,8 @@ def judge(service, op, fault, rc, before):
         demand(found == before, f"it refused, and there is {found}, not {before}")
     if rc != 0:
         demand(attempt(service, op) == 0, "the same command fails when nothing does any more")
-        before = come_back(service, op, before)
-        demand(service.values() == op.after(before), "the same command has no effect afterwards")
+        found = come_back(service, op, found)
+        demand(service.values() == op.after(found), "the same command has no effect afterwards")
     service.content = service.values()[0]
 
 

@@ -137,8 +137,9 @@ class Tools:
     whose own allocations and mappings cannot be told from the program's: those do not fail then."""
 
     def __init__(self):
-        build = os.environ["NVKEEP_BUILD"]
-        self.nvkeep = os.environ["NVKEEP"]
+        here = os.path.dirname(os.path.abspath(__file__))
+        build = os.path.abspath(os.environ.get("NVKEEP_BUILD", os.path.join(here, *[".."] * 3, "build")))
+        self.nvkeep = os.path.abspath(os.environ.get("NVKEEP", os.path.join(build, "bin", "nvkeep")))
         self.inject = os.path.join(build, "bin", "tool_inject")
         self.shim = os.path.join(build, "lib", "libfault_alloc.so")
         with open(self.nvkeep, "rb") as f:
