@@ -3,7 +3,8 @@
  * operations of one byte and their arguments, on an image whose key is known. After each:
  *
  * - without damage it opens, with the newest acknowledged state or one that was tried after it;
- * - with damage it opens with a state that was committed, or is refused as STATE_CORRUPT;
+ * - with damage it opens with a state that was committed, or is refused as STATE_CORRUPT; as long
+ * as the damage is no more than one flipped bit to a sector, with the newest acknowledged;
  * - recovery ends in a state that was committed, and the store opens with it;
  * - whatever was forged, what opens takes commits, and reopens with them.
  *
@@ -38,6 +39,8 @@ static struct {
     struct entry ledger[MAX_LEDGER];
     size_t n, acknowledged; /* index of the newest that was */
     bool damaged, forged;
+    bool lost;        /* not only flipped bits, one to a sector */
+    uint64_t flipped; /* sectors with such a bit */
     uint8_t kept[N_KEPT][N_STORE * 512];
 } now;
 
@@ -144,7 +147,7 @@ static void open_store(void)
     describe(now.s, &generation, digest);
     if (now.forged) /* it is as good as committed from here on */
         enter(generation, digest, true);
-    PROMISE(is_entered(generation, digest, now.damaged ? 0 : now.acknowledged));
+    PROMISE(is_entered(generation, digest, now.lost ? 0 : now.acknowledged));
 }
 
 /* ---- operations ---- */
@@ -195,6 +198,8 @@ static void flip(struct bytes_in *in)
 {
     unsigned sector = FIRST + bytes_u8(in) % N_STORE, bit = bytes_be16(in) % 4096;
     uint8_t byte = hostile_bytes()[place_of(sector) + bit / 8] ^ (uint8_t)(1 << bit % 8);
+    now.lost |= now.flipped >> sector & 1;
+    now.flipped |= UINT64_C(1) << sector;
     hostile_file(place_of(sector) + bit / 8, &byte, 1);
 }
 
@@ -204,6 +209,7 @@ static void lose(struct bytes_in *in)
     unsigned sector = FIRST + bytes_u8(in) % N_STORE;
     uint8_t buf[512], with = bytes_u8(in);
     uint32_t x = with;
+    now.lost = true;
     for (size_t i = 0; i < sizeof(buf); i++) {
         x = x * 1664525 + 1013904223;
         buf[i] = with ? (uint8_t)(x >> 24) : 0;
@@ -220,6 +226,7 @@ static void bring_back(struct bytes_in *in)
 {
     const uint8_t *kept = now.kept[bytes_u8(in) % N_KEPT];
     unsigned sector = bytes_u8(in) % N_STORE, n = 1 + bytes_u8(in) % N_STORE;
+    now.lost = true;
     if (n > N_STORE - sector)
         n = N_STORE - sector;
     hostile_file(place_of(FIRST + sector), kept + sector * 512, n * 512);
@@ -314,7 +321,8 @@ static void begin(void)
     hostile_begin(KNOWN_4K);
     close_store();
     now.n = now.acknowledged = 0;
-    now.damaged = now.forged = false;
+    now.damaged = now.forged = now.lost = false;
+    now.flipped = 0;
     for (unsigned g = 1; g <= KNOWN_GENERATIONS; g++)
         enter(g, im->state[g], true);
     for (unsigned i = 0; i < N_KEPT; i++)
