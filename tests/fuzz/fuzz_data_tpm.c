@@ -362,6 +362,44 @@ static size_t items_template(unsigned which, uint8_t *ret_what, uint8_t ret[ITEM
     return c.n;
 }
 
+/* --- the end --- */
+
+/* What a guest would find again: its indices, its keys, what the first index holds. */
+struct belongings {
+    uint8_t resp[3][TPM_BUFFER_BYTES];
+    size_t n[3];
+};
+
+static void take_stock(struct belongings *ret)
+{
+    enum { TPM_CAP_HANDLES = 1, NV_INDICES = 0x01000000, PERSISTENT = 0x81000000u, ALL = 254 };
+    struct tpm_cmd c[3];
+    cmd2_get_capability(&c[0], TPM_CAP_HANDLES, NV_INDICES, ALL);
+    cmd2_get_capability(&c[1], TPM_CAP_HANDLES, PERSISTENT, ALL);
+    cmd2_nv_read(&c[2], 0x01800001, 64, 0);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        RIG_MUST(tpm_process(rig.s->tpm, 0, c[i].b, c[i].n, ret->resp[i], &ret->n[i], &rig.e));
+}
+
+static void check_kept(const struct belongings *a, const struct belongings *b)
+{
+    for (size_t i = 0; i < ARRAY_LEN(a->n); i++)
+        if (get_be32(a->resp[i] + 6) == 0 && get_be32(b->resp[i] + 6) == 0)
+            PROMISE(a->n[i] == b->n[i] && memcmp(a->resp[i], b->resp[i], a->n[i]) == 0);
+}
+
+/* What was acknowledged is there after the power was cut. */
+static void check_end(void)
+{
+    static struct belongings held, found;
+    take_stock(&held);
+    rig_is_durable();
+    tpm_power_off(rig.s->tpm);
+    power_on(true);
+    take_stock(&found);
+    check_kept(&held, &found);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     struct bytes_in in = bytes_in(bytes, n);
@@ -373,8 +411,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     begin_input(bytes_u8(&in) & 1);
     for (int i = 0; i < MAX_COMMANDS && item_next(&in, &item); i++)
         run_item(&item);
-    rig_is_durable();
-    tpm_power_off(rig.s->tpm);
-    power_on(true);
+    check_end();
     return 0;
 }
