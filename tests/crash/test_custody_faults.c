@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "migration/custody.h"
+#include "tests/crypto/envelope_helpers.h"
 #include "tests/support/fault.h"
 
 static struct {
@@ -23,6 +24,8 @@ static struct secret *pass;
 static const char passphrase[] = "hand over";
 static const char state_text[] = "a permanent state";
 static unsigned variant, max_variant;
+static struct custody_rules rules; /* of both hosts, in the trial that is on */
+static struct migration_key *way;
 
 /* One host: its daemon's custody, and the store while it has the claim. */
 struct side {
@@ -82,7 +85,6 @@ static void new_image(void)
 
 static struct side source_new(void)
 {
-    static const struct custody_rules rules;
     struct err e = {0};
     struct image *i = NULL;
     struct side h = {0};
@@ -93,7 +95,6 @@ static struct side source_new(void)
 
 static struct side target_new(void)
 {
-    static const struct custody_rules rules;
     struct err e = {0};
     struct image_file *f = NULL;
     struct image *i = NULL;
@@ -159,6 +160,8 @@ static struct side source, target;
 static struct secret *blob;
 static size_t n_blob;
 
+static char offer[CUSTODY_TOKEN_MAX], ready[CUSTODY_TOKEN_MAX];
+
 static void prepare_running(void)
 {
     new_image();
@@ -179,6 +182,37 @@ static void prepare_staged(void)
     prepare_released();
     target = target_new();
     must(stage(&target, blob, n_blob, &e), "stage", &e);
+}
+
+/* The target knows no image yet, only where it will be: it keeps the passphrase. */
+static void prepare_awaiting(void)
+{
+    struct err e = {0};
+    OWNED(image_file) f = NULL;
+    OWNED(secret) its_pass = NULL;
+    prepare_released();
+    must(image_file_open(path, &f, &e), "open", &e);
+    must(secret_new(sizeof(passphrase) - 1, &its_pass, &e), "a passphrase", &e);
+    memcpy(secret_bytes(its_pass), passphrase, sizeof(passphrase) - 1);
+    must(custody_await(&f, &its_pass, sizeof(passphrase) - 1, &rules, &target.c, &e), "await", &e);
+}
+
+static void prepare_offered(void)
+{
+    struct err e = {0};
+    prepare_running();
+    custody_enter(source.c, HO_RUNNING);
+    target = target_new();
+    must(custody_offer(source.c, source.s, 0, offer, &e), "offer", &e);
+}
+
+static void prepare_answered(void)
+{
+    struct err e = {0};
+    OWNED(store_look) look = NULL;
+    prepare_offered();
+    must(custody_prepare_load(target.c, NULL, &look, &e), "look", &e);
+    must(custody_ready(target.c, offer, look, 0, ready, &e), "answer", &e);
 }
 
 /* The target has stored it, and gives up before it was used. */
@@ -218,6 +252,30 @@ static int try_take_back(struct err *e)
     return custody_take_back(source.c, &source.s, e);
 }
 
+static int try_offer(struct err *e)
+{
+    return custody_offer(source.c, source.s, 0, offer, e);
+}
+
+static int try_ready(struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    if (custody_prepare_load(target.c, NULL, &look, e) < 0)
+        return -1;
+    return custody_ready(target.c, offer, look, 0, ready, e);
+}
+
+static int try_arm(struct err *e)
+{
+    return custody_arm(source.c, ready, e);
+}
+
+static int try_look(struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    return custody_prepare_load(target.c, NULL, &look, e);
+}
+
 /* Without faults the source goes on, unless the target has the state. */
 static void source_goes_on(const char *where, bool done)
 {
@@ -240,19 +298,38 @@ static const struct trial {
     const char *name;
     void (*prepare)(void);
     int (*try)(struct err *e);
+    enum seal_policy seal;
+    bool with_key;
 } trials[] = {
     {"export", prepare_running, try_export},
     {"stage", prepare_staged, try_stage},
     {"take over", prepare_staged, try_take_over},
     {"take back", prepare_released, try_take_back},
     {"take back what was stored", prepare_given_up, try_take_back},
+    {"export, sealed under a key", prepare_running, try_export, .with_key = true},
+    {"stage, sealed under a key", prepare_staged, try_stage, .with_key = true},
+    {"export, in the clear", prepare_running, try_export, SEAL_OFF},
+    {"stage, in the clear", prepare_staged, try_stage, SEAL_OFF},
+    {"export, as swtpm seals", prepare_running, try_export, SEAL_OFF, true},
+    {"stage, as swtpm seals", prepare_staged, try_stage, SEAL_OFF, true},
+    {"offer", prepare_offered, try_offer},
+    {"answer", prepare_offered, try_ready},
+    {"arm", prepare_answered, try_arm},
+    {"look at what is awaited", prepare_awaiting, try_look},
+    {"stage into what is awaited", prepare_awaiting, try_stage},
 };
+
+static struct custody_rules rules_of(const struct trial *t)
+{
+    return (struct custody_rules){.seal = t->seal, .migration_key = t->with_key ? way : NULL};
+}
 
 /* True: there was such a call. */
 static bool one_fault(const struct trial *t, unsigned nth, bool for_good)
 {
     struct err e = {0};
     int os;
+    rules = rules_of(t);
     t->prepare();
     fault_arm(nth, for_good, variant);
     int r = t->try(&e);
@@ -273,6 +350,7 @@ static bool one_fault(const struct trial *t, unsigned nth, bool for_good)
 static void all_faults(const struct trial *t)
 {
     struct err e = {0};
+    rules = rules_of(t);
     t->prepare();
     fault_arm(0, false, 0);
     must(t->try(&e), t->name, &e);
@@ -295,12 +373,14 @@ int main(int argc, char **argv)
     snprintf(path, sizeof(path), "%s/image", folder);
     must(secret_new(sizeof(passphrase) - 1, &pass, &e), "a passphrase", &e);
     memcpy(secret_bytes(pass), passphrase, sizeof(passphrase) - 1);
+    way = known_migration_key(256, 1);
     for (variant = 0; variant < max_variant; variant++)
         for (size_t i = 0; i < ARRAY_LEN(trials); i++)
             all_faults(&trials[i]);
     unlink(path);
     rmdir(folder);
     secret_free(pass);
+    migration_key_free(way);
     printf("%lu faults: %lu refused, %lu withstood, %lu violations\n", tally.faults, tally.refused,
            tally.withstood, tally.violations);
     /* A loop that tried nothing has shown nothing. */
