@@ -113,6 +113,16 @@ static void each_reference_sector_has_its_own_salt_and_record_key(void **state)
     assert_memory_not_equal(s1 + SALT_AT, s2 + SALT_AT, 32);
     assert_memory_not_equal(s1 + KEY_ID_AT, s2 + KEY_ID_AT, 16);
     assert_memory_not_equal(s1 + MAC_AT, s2 + MAC_AT, 32);
+    uint8_t varies[32] = {0}; /* every byte of it is drawn */
+    for (size_t n = 0; n < 16; n++) {
+        OWNED(mac_key) m = NULL;
+        uint8_t s[SECTOR_BYTES];
+        assert_done(ref_sector_encode(&sound, key, s, &m, &e), e);
+        for (size_t i = 0; i < sizeof(varies); i++)
+            varies[i] |= s[SALT_AT + i] ^ s1[SALT_AT + i];
+    }
+    for (size_t i = 0; i < sizeof(varies); i++)
+        assert_int_not_equal(varies[i], 0);
     mac_compute(m1, &(struct span){"x", 1}, 1, a);
     mac_compute(m2, &(struct span){"x", 1}, 1, b);
     assert_memory_not_equal(a, b, sizeof(a));
@@ -281,12 +291,18 @@ static void newer_versions_and_unknown_algorithms_are_unsupported(void **state)
     s[9] = 2;
     sign(s, key);
     refused(s, key, ERR_UNSUPPORTED, "version is 2");
+    s[9] = 0; /* nor is there an older one */
+    sign(s, key);
+    refused(s, key, ERR_UNSUPPORTED, "version is 0");
 
     memcpy(s, good, sizeof(s));
     assert_memory_equal(s + BODY_AT + 2, "\x02\x01\x01", 3);
     s[BODY_AT + 4] = 2;
     sign(s, key);
     refused(s, key, ERR_UNSUPPORTED, "body has version 2");
+    s[BODY_AT + 4] = 0;
+    sign(s, key);
+    refused(s, key, ERR_UNSUPPORTED, "body has version 0");
 
     memcpy(s, good, sizeof(s));
     assert_memory_equal(s + BODY_AT + 23, "\x06\x05\x67\x81\x05\x01\x02", 7);
@@ -314,6 +330,8 @@ static void authenticated_nonsense_is_damage(void **state)
         {11, (uint8_t)(n + 1)}, /* a byte behind the body */
         {10, 0xff},             /* longer than the sector */
         {12, 1},                /* padding */
+        {13, 1},                /* padding */
+        {15, 1},                /* padding */
         {BODY_AT + n, 1},       /* padding */
         {SUM_AT - 1, 1},        /* padding */
         {BODY_AT, 0x31},        /* SET for SEQUENCE */
@@ -415,6 +433,8 @@ static void fields_that_are_der_but_not_ours_are_refused(void **state)
 static void the_cipher_of_the_volume_must_be_the_one_it_was_made_for(void **state)
 {
     static const struct luks_cipher serpent = {CIPHER_SERPENT256, MODE_XTS, IVGEN_PLAIN64, 0, 64};
+    static const struct luks_cipher aes128_xts = {CIPHER_AES128, MODE_XTS, IVGEN_PLAIN64, 0, 32};
+    static const struct luks_cipher aes256_cbc = {CIPHER_AES256, MODE_CBC, IVGEN_PLAIN64, 0, 32};
     OWNED(volume_key) aes_key = known_key();
     OWNED(volume_key) serpent_key = known_key_for(&serpent);
     struct mac_key *m = NULL;
@@ -423,6 +443,13 @@ static void the_cipher_of_the_volume_must_be_the_one_it_was_made_for(void **stat
     (void)state;
     encode(aes_key, s);
     refused(s, serpent_key, ERR_STATE_CORRUPT, "1.3.111.2.1619.0.1.2, but the LUKS header says");
+    /* Keys of equal length and bytes, of ciphers that both have a name. */
+    OWNED(volume_key) xts_key = known_key_for(&aes128_xts);
+    OWNED(volume_key) cbc_key = known_key_for(&aes256_cbc);
+    encode(xts_key, s);
+    refused(s, cbc_key, ERR_STATE_CORRUPT,
+            "made for cipher 1.3.111.2.1619.0.1.1, but the LUKS header says "
+            "2.16.840.1.101.3.4.1.42");
     memset(s, 0, sizeof(s));
     assert_refused(ref_sector_encode(&sound, serpent_key, s, &m, &e), e, ERR_UNSUPPORTED,
                    "aes in mode xts or cbc");

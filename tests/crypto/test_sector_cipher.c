@@ -3,6 +3,7 @@
 #include "crypto/luks_key_priv.h"
 #include "src/base/bytes.h"
 #include "tests/crypto/helpers.h"
+#include "tests/crypto/known_key.h"
 
 /* ---- published vectors ---- */
 
@@ -251,6 +252,20 @@ static void a_key_of_another_cipher_makes_no_sector_cipher(void **state)
     }
     OWNED(sector_cipher) c = NULL;
     assert_done(sector_cipher_new(&h.cipher, key, &c, &e), e);
+
+    /* ESSIV has one thing more that may differ; elsewhere it means nothing. */
+    static const struct luks_cipher essiv = {CIPHER_AES128, MODE_CBC, IVGEN_ESSIV, HASH_SHA256, 16};
+    OWNED(volume_key) essiv_key = known_key_for(&essiv);
+    struct luks_cipher md5 = essiv, plain = h.cipher;
+    struct sector_cipher *none = NULL;
+    md5.essiv_hash = HASH_MD5;
+    assert_refused(sector_cipher_new(&md5, essiv_key, &none, &e), e, ERR_STATE_CORRUPT,
+                   "LUKS header", "another cipher");
+    OWNED(sector_cipher) same = NULL;
+    assert_done(sector_cipher_new(&essiv, essiv_key, &same, &e), e);
+    OWNED(sector_cipher) unused = NULL;
+    plain.essiv_hash = HASH_SHA512;
+    assert_done(sector_cipher_new(&plain, key, &unused, &e), e);
 }
 
 static void essiv_needs_a_digest_that_is_a_key(void **state)
