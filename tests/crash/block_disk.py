@@ -93,6 +93,17 @@ def nonzero_pages(path):
     return pages
 
 
+def xfs_log(first_page):
+    """The sectors of an XFS's own log."""
+    block_bytes, = struct.unpack_from(">I", first_page, 4)
+    start, = struct.unpack_from(">Q", first_page, 48)
+    group_blocks, = struct.unpack_from(">I", first_page, 84)
+    n_blocks, = struct.unpack_from(">I", first_page, 96)
+    shift = first_page[124]
+    block = (start >> shift) * group_blocks + (start & (1 << shift) - 1)
+    return range(block * block_bytes // SECTOR, (block + n_blocks) * block_bytes // SECTOR)
+
+
 class Write:
     def __init__(self, sector, data):
         self.sector, self.data = sector, data
@@ -131,7 +142,8 @@ def read_log(path, limit):
 
 
 class Recording:
-    """A file system of the given kind, mounted at `root` while it is recorded."""
+    """A file system of the given kind, mounted at `root` while it is recorded. `atomic`: the sectors of
+    which it must be able to rely on being old or new, never anything else."""
 
     def __init__(self, folder, kind):
         self.folder, self.kind = folder, kind
@@ -146,6 +158,7 @@ class Recording:
         quiet = ["-q", "-K"] if kind == "xfs" else ["-q", "-E", "nodiscard"]
         subprocess.run([f"mkfs.{kind}", *quiet, self.disk], check=True)
         self.first = nonzero_pages(self.disk)
+        self.atomic = xfs_log(self.first[0]) if kind == "xfs" else range(0)
 
     def start(self):
         served = os.path.join(self.folder, "served")

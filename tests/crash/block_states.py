@@ -95,20 +95,20 @@ def recipes(units, chance):
     return made
 
 
-def state(units, arrived, lost):
+def state(units, arrived, lost, atomic):
     """{sector: bytes} of what differs from before the epoch."""
     sectors = {u.sector: u.data for i, u in enumerate(units) if arrived(i, u)}
     if lost == STALE:
         return sectors
     for u in units:
-        if u.sector not in sectors:
+        if u.sector not in sectors and u.sector not in atomic:
             sectors[u.sector] = ZEROES if lost == ZERO else noise(u.sector)
             if lost == ONE:
                 break
     return sectors
 
 
-def states(epoch, contents, most, seed):
+def states(epoch, contents, atomic, most, seed):
     """At most `most` different ones, each with whether every sector is as it was at some moment: all there
     are, or a choice. First nothing arrived; that everything did is also the first state of the next
     epoch, where more must be found."""
@@ -122,7 +122,7 @@ def states(epoch, contents, most, seed):
     for arrived, lost in tries:
         if len(seen) >= most:
             return
-        s = state(units, arrived, lost)
+        s = state(units, arrived, lost, atomic)
         key = hashlib.blake2b(b"".join(n.to_bytes(8, "big") + s[n] for n in sorted(s)),
                               digest_size=16).digest()
         if key not in seen:
