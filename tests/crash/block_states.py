@@ -80,6 +80,9 @@ def recipes(units, chance):
     def subset_of(key, chosen):
         return lambda i, u: key(i, u) in chosen
 
+    def all_but(key, one):
+        return lambda i, u: key(i, u) != one
+
     groupings = (lambda i, u: i, lambda i, u: u.write, lambda i, u: page_of(u),
                  lambda i, u: u.sector)
     made = [subset_of(groupings[0], range(cut)) for cut in range(1, len(units))]
@@ -88,7 +91,7 @@ def recipes(units, chance):
         if len(groups) <= FEW:
             made += [subset_of(key, {g for j, g in enumerate(groups) if bits >> j & 1})
                      for bits in range(1 << len(groups))]
-        made += [subset_of(key, set(groups) - {one}) for one in groups]
+        made += [all_but(key, one) for one in groups]
         for _ in range(RANDOM_SUBSETS if len(groups) > FEW else 0):
             likely = chance.random()
             made.append(subset_of(key, {g for g in groups if chance.random() < likely}))
