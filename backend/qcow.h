@@ -29,8 +29,9 @@ struct qcow_disk;
 struct qcow_disk_rw;
 
 /* Validates everything clear-text. Bounded: at most 2^20 guest clusters and 2^21 host clusters
- * (ERR_UNSUPPORTED beyond), memory below 16 MiB. Compressed clusters in an encrypted image are
- * refused; so are images that are not encrypted (ERR_KEY_UNEXPECTED: whoever opens has a key). */
+ * (ERR_UNSUPPORTED beyond), 2^13 snapshots, memory below 16 MiB, some ten milliseconds. Compressed
+ * clusters in an encrypted image are refused; so are images that are not encrypted
+ * (ERR_KEY_UNEXPECTED: whoever opens has a key). */
 int qcow_open(const struct blk *b, struct qcow_image **ret, struct err *e) MUST_CHECK;
 void qcow_image_free(struct qcow_image *img);
 DEFINE_OWNED(qcow_image);

@@ -9,6 +9,8 @@ enum {
     PIECE = 8192,             /* entries of a table read at a time */
     MAX_L1_ENTRIES = 1 << 17, /* of all L1 tables together */
     MAX_L2_ENTRIES = 1 << 21, /* of all active L2 tables together */
+    READ_COST = 64,           /* in entries: one more read */
+    MAX_SNAPSHOTS = 1 << 13,
 };
 
 void qcow_image_free(struct qcow_image *img)
@@ -216,7 +218,7 @@ static int open_l2s(struct qcow_image *img, const uint64_t *l1, uint64_t *piece,
         if (at == 0)
             continue;
         n = l2_run(img, l1, i);
-        n_entries += n * per_l2;
+        n_entries += n * per_l2 + READ_COST;
         if (n_entries > MAX_L2_ENTRIES)
             return too_large(img, "entries of L2 tables", n_entries, MAX_L2_ENTRIES, e);
         if (open_l2(img, i * per_l2, at, n * per_l2, piece, e) < 0)
@@ -274,6 +276,8 @@ static int open_snapshots(struct qcow_image *img, uint64_t *piece, struct err *e
     uint64_t bytes = 0;
     if (img->header.n_snapshots == 0)
         return 0;
+    if (img->header.n_snapshots > MAX_SNAPSHOTS)
+        return too_large(img, "snapshots", img->header.n_snapshots, MAX_SNAPSHOTS, e);
     if (qcow_visit_snapshots(img->blk, &img->header, open_snapshot, &all, &bytes, e) < 0)
         return -1;
     if (!range_within(img->header.snapshots.byte, bytes, blk_size(img->blk)))

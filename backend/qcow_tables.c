@@ -50,7 +50,11 @@ struct refs_buffers {
     uint8_t *block;
     uint64_t *numbers;
 };
-enum { NUMBERS = 4096, ENTRIES = 512 };
+enum {
+    NUMBERS = 4096,
+    ENTRIES = 512,
+    MAX_BLOCKS = 1 << 14, /* each is one read; 2^21 clusters have 2^13 of the usual kind */
+};
 
 static int visit_block(const struct qcow_image *img, struct refs_buffers *buf, uint64_t first,
                        uint64_t per_block, const struct qcow_refs_visitor *v, struct err *e)
@@ -98,6 +102,11 @@ int qcow_visit_refs(const struct qcow_image *img, const struct qcow_refs_visitor
         return err_nomem(e, "refcounts");
     if (n > n_table)
         n = n_table;
+    if (n > MAX_BLOCKS)
+        return qcow_bad(img->blk, ERR_UNSUPPORTED, e,
+                        "refcount blocks: %" PRIu64
+                        ", at most %d are supported for a state image; larger clusters need fewer",
+                        n, MAX_BLOCKS);
     for (uint64_t at = 0; at < n; at += ENTRIES) {
         size_t part = n - at < ENTRIES ? (size_t)(n - at) : ENTRIES;
         struct host from = {h->reftable.byte + at * 8};

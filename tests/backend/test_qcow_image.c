@@ -497,7 +497,9 @@ static void tables_of_snapshots_never_lie_over_anything_active(void **state)
     put_be32(mem_disk_bytes(d) + table + 36, 1025);
     refused(d, ERR_STATE_CORRUPT, "snapshot 1 has 1025 bytes of extra data");
     put_be32(mem_disk_bytes(d) + table + 36, 16);
-    put_be32(mem_disk_bytes(d) + 60, 65536);
+    put_be32(mem_disk_bytes(d) + 60, 8193);
+    refused(d, ERR_UNSUPPORTED, "snapshots: 8193, at most 8192");
+    put_be32(mem_disk_bytes(d) + 60, 8192);
     refused(d, ERR_STATE_CORRUPT, "snapshot"); /* reads on into what follows */
 }
 

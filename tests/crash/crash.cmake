@@ -14,6 +14,10 @@ foreach(name image_damage image_recover)
     target_link_options(crash_test_${name} PRIVATE -Wl,--wrap=blk_open -Wl,--wrap=luks_slot_open)
 endforeach()
 
+# What tests/crash/test_bounds.c counts.
+target_link_options(crash_test_bounds PRIVATE -Wl,--wrap=pread -Wl,--wrap=malloc -Wl,--wrap=calloc
+    -Wl,--wrap=free -Wl,--wrap=mmap -Wl,--wrap=munmap)
+
 # What tests/support/fault.c takes the place of.
 set(NVKEEP_FAULT_CALLS malloc calloc strdup mmap munmap open openat fcntl madvise mlock pread pwrite
     fdatasync fsync ftruncate fstat stat fstatat fstatfs fstatvfs linkat getrandom realpath)
