@@ -161,6 +161,7 @@ void tpm_lib_detach(struct tpm *t)
 
 uint32_t tpm_lib_init(void)
 {
+    errno = 0;
     return TPMLIB_MainInit();
 }
 
@@ -172,6 +173,8 @@ void tpm_lib_terminate(void)
 int tpm_lib_refusal(uint32_t rc, const char *what, struct err *e)
 {
     uint32_t version = TPMLIB_GetVersion();
+    if (errno == ENOMEM)
+        return err_nomem(e, what);
     if (rc == TPM_BAD_VERSION)
         return err_set(
             e, ERR_UNSUPPORTED,
@@ -191,6 +194,7 @@ int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what, stru
     for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (kinds & 1u << i && tpm_is_shown(t, (enum blob_kind)(i + 1)))
             ask |= types[i];
+    errno = 0;
     TPM_RESULT rc = TPMLIB_ValidateState((enum TPMLIB_StateType)ask, 0);
     return rc == TPM_SUCCESS ? 0 : tpm_lib_refusal(rc, what, e);
 }

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <string.h>
 
 #include "backend/tpm_command.h"
@@ -127,11 +128,13 @@ static int settle(struct tpm *t, bool auth_failed, struct err *e)
 static int start(struct tpm *t, struct err *e)
 {
     uint32_t rc = tpm_lib_init();
+    int os = errno;
     bool stored = tpm_has_pending(t);
     tpm_forget_pending(t);
     if (rc == 0 && !stored)
         return 0;
     tpm_lib_terminate();
+    errno = os;
     if (stored)
         return err_set(e, ERR_STATE_CORRUPT,
                        "libtpms tried to replace the TPM state instead of using it; nothing was "

@@ -77,7 +77,8 @@ int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what,
                      struct err *e) MUST_CHECK;
 enum { TPM_ALL_BLOBS = (1 << N_TPM_BLOBS) - 1 };
 
-/* *e for a result with which libtpms refused a state. Returns -1. */
+/* *e for a result with which libtpms refused a state. What it says of a lack of memory is anything;
+ * errno, as tpm_lib_init() and tpm_lib_validate() left it, tells that. Returns -1. */
 int tpm_lib_refusal(uint32_t rc, const char *what, struct err *e);
 
 /* Into t->before, which stays NULL where libtpms cannot say. */

@@ -6,6 +6,7 @@
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -202,9 +203,23 @@ int confine_names(const struct confine *c, struct err *e)
     return err_sys(e, refusal(errno), errno, "cannot confine a thread with Landlock");
 }
 
+/* libseccomp does not look everywhere at what malloc() gave it: it crashes, or makes a filter
+ * without some of its rules. What it needs (190 KB in small pieces) fits into what is had and given
+ * back here, so that the lack of memory is met before. */
+static int memory_for_filter(struct err *e)
+{
+    enum { ROOM = 512 << 10 };
+    void *p = malloc(ROOM);
+    if (!p)
+        return err_nomem(e, "the system call filter");
+    __asm__ volatile("" : : "r"(p) : "memory"); /* or the pair is optimised away */
+    free(p);
+    return 0;
+}
+
 int confine(const struct confine *c, struct err *e)
 {
-    if (confine_names(c, e) < 0)
+    if (memory_for_filter(e) < 0 || confine_names(c, e) < 0)
         return -1;
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (!ctx)

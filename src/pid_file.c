@@ -28,12 +28,8 @@ static int refuse_kind(const struct pid_file *p, struct err *e)
 }
 
 /* Empty, or a number: what a daemon that did not end in order left there. */
-static bool holds_a_pid(int fd)
+static bool is_a_pid(const char *text, ssize_t n)
 {
-    char text[24];
-    ssize_t n = pread(fd, text, sizeof(text), 0);
-    if (n < 0 || n == (ssize_t)sizeof(text))
-        return false;
     if (n > 0 && text[n - 1] == '\n')
         n--;
     for (ssize_t i = 0; i < n; i++)
@@ -42,8 +38,14 @@ static bool holds_a_pid(int fd)
     return true;
 }
 
-static int refuse_content(const struct pid_file *p, struct err *e)
+static int check_content(const struct pid_file *p, int fd, struct err *e)
 {
+    char text[24];
+    ssize_t n = pread(fd, text, sizeof(text), 0);
+    if (n < 0)
+        return err_sys(e, ERR_STORAGE, errno, "--pid: cannot read %s", p->quoted);
+    if (n < (ssize_t)sizeof(text) && is_a_pid(text, n))
+        return 0;
     return err_set(e, ERR_USAGE, "--pid: %s exists and is no pid file; it was left alone",
                    p->quoted);
 }
@@ -56,7 +58,7 @@ static int look_at_existing(const struct pid_file *p, struct err *e)
     if (!S_ISREG(st.st_mode))
         return refuse_kind(p, e);
     OWNED_FD fd = openat(p->dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    return fd >= 0 && !holds_a_pid(fd) ? refuse_content(p, e) : 0;
+    return fd >= 0 ? check_content(p, fd, e) : 0;
 }
 
 static int look(struct pid_file *p, const char *path, struct err *e)
@@ -107,8 +109,8 @@ static int write_file(struct pid_file *p, struct err *e)
         return err_sys(e, err_kind_of_path(errno), errno, "--pid: cannot open %s", p->quoted);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return refuse_kind(p, e);
-    if (!holds_a_pid(fd))
-        return refuse_content(p, e);
+    if (check_content(p, fd, e) < 0)
+        return -1;
     p->dev = st.st_dev;
     p->ino = st.st_ino;
     p->written = true;
