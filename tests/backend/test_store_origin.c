@@ -125,6 +125,20 @@ static void contradictions_are_refused(void **state)
     }
 }
 
+/* Where no generation is known, neither is what would follow from it. */
+static void a_digest_or_an_epoch_of_no_generation_is_refused(void **state)
+{
+    struct store_origin o = example();
+    uint8_t bytes[ORIGIN_BYTES];
+    (void)state;
+    o.from = (struct store_mark){.mac = {[31] = 1}};
+    origin_encode(&o, bytes);
+    refused(bytes, sizeof(bytes), ERR_STATE_CORRUPT, "contradicts itself");
+    o.from = (struct store_mark){.epoch = 1};
+    origin_encode(&o, bytes);
+    refused(bytes, sizeof(bytes), ERR_STATE_CORRUPT, "contradicts itself");
+}
+
 static void nothing_but_the_whole_length_is_taken(void **state)
 {
     struct store_origin o = example();
@@ -175,6 +189,7 @@ int main(void)
         cmocka_unit_test(every_kind_of_origin_comes_back),
         cmocka_unit_test(written_origin_has_the_documented_layout),
         cmocka_unit_test(contradictions_are_refused),
+        cmocka_unit_test(a_digest_or_an_epoch_of_no_generation_is_refused),
         cmocka_unit_test(nothing_but_the_whole_length_is_taken),
         cmocka_unit_test(another_version_is_not_damage),
         cmocka_unit_test(a_tpm_that_never_moved_counts_by_its_generation),

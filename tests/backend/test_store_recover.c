@@ -436,14 +436,13 @@ static void what_a_stale_owner_left_is_left_behind(void **state)
     end(&h);
 }
 
-static void a_number_without_a_next_one_is_refused(void **state)
+static void without_a_next_one(uint64_t generation, uint64_t epoch)
 {
     static struct history h;
     uint8_t plain[SECTOR_BYTES];
     struct err e = {0};
-    (void)state;
     begin(&h);
-    seal_plain(&h, 20, UINT64_MAX - 1, 77, plain);
+    seal_plain(&h, 20, generation, epoch, plain);
     put_plain(&h, LOG + 20, plain);
     assert_reported(&h.im);
     struct qcow_disk_rw *d = NULL;
@@ -453,6 +452,13 @@ static void a_number_without_a_next_one_is_refused(void **state)
     assert_int_equal(e.kind, ERR_UNSUPPORTED);
     qcow_disk_rw_free(d);
     end(&h);
+}
+
+static void a_number_without_a_next_one_is_refused(void **state)
+{
+    (void)state;
+    without_a_next_one(UINT64_MAX - 1, 77);
+    without_a_next_one(5000000, UINT64_MAX - 1);
 }
 
 /* Its flushes and its write fail, one after the other: what was there is there. */
