@@ -142,9 +142,11 @@ int json_in_parse(const char *text, size_t n, struct json_in **ret, struct err *
     char buf[160];
     errno = 0;
     json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-    /* jansson does not always say so itself. */
-    if (!v && errno == ENOMEM)
+    /* jansson does not always say so: it even goes on with the texts cut short. */
+    if (errno == ENOMEM) {
+        json_decref(v);
         return err_nomem(e, "what came as JSON");
+    }
     if (!v)
         return err_set(e, ERR_USAGE, "JSON parse error at byte %d: %s", why.position,
                        err_quote(buf, sizeof(buf), why.text, strlen(why.text)));
