@@ -69,7 +69,11 @@ def died_in_library(fault, hit, code):
     """libcrypto, which libtpms computes with, does not survive the lack of memory everywhere. What it
     takes with it is the process, and nothing else may be lost by that."""
     return (fault.call == "allocation" and code in (-signal.SIGSEGV, -signal.SIGABRT)
-            and hit.startswith("libcrypto."))
+            and is_libcrypto(hit))
+
+
+def is_libcrypto(hit):
+    return hit.startswith("libcrypto.")
 
 
 def complaint_about_words(fault, hit, code, err, clean_err=""):

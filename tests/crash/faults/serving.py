@@ -132,7 +132,7 @@ class Serve(Scene):
         finds nobody behind it."""
         after = judge.entries(self.folder, contents=False)
         extra = after.keys() - self.before.keys() - {"l"}
-        if outcome.hit.split()[:1] in (["262"], ["263"]):
+        if outcome.hit.split()[:1] in (["262"], ["263"]) or outcome.code < 0:
             extra -= {"c", "d", "a", "p"}
         return f"left behind: {sorted(extra)}" if extra else None
 
