@@ -18,7 +18,9 @@ struct undo {
 
 static struct {
     enum known_kind kind;
-    bool is_base; /* of that kind, but for the undo list */
+    uint8_t *bytes;             /* of that kind: its base, but for the undo list */
+    uint8_t *kept[KNOWN_KINDS]; /* of ROOM bytes; NULL: not yet */
+    bool too_much;              /* for the undo list */
     uint64_t size;
     struct undo undo[MAX_UNDO];
     size_t n_undo;
@@ -30,7 +32,6 @@ static struct {
     size_t partial;
     const struct qcow_image *opened; /* whose clusters may be written */
     struct hostile_cost cost;
-    uint8_t bytes[ROOM];
 } now;
 
 static void broken(const char *what)
@@ -51,21 +52,36 @@ static void restore(uint64_t at, size_t n)
     memset(now.bytes + at + there, 0, n - there);
 }
 
+/* What was changed last time. */
+static void undo(void)
+{
+    if (now.too_much)
+        restore(0, ROOM);
+    for (size_t i = 0; i < now.n_undo && !now.too_much; i++)
+        restore(now.undo[i].at, now.undo[i].n);
+    now.n_undo = 0;
+    now.too_much = false;
+}
+
+static void choose(enum known_kind kind)
+{
+    bool is_new = !now.kept[kind];
+    if (is_new)
+        now.kept[kind] = malloc(ROOM);
+    if (!now.kept[kind] || known_image(kind)->size + GROWTH > ROOM)
+        broken("room for the image");
+    now.kind = kind;
+    now.bytes = now.kept[kind];
+    if (is_new)
+        restore(0, ROOM);
+}
+
 void hostile_begin(enum known_kind kind)
 {
     const struct known_image *base = known_image(kind);
-    if (base->size + GROWTH > ROOM)
-        broken("room for the image");
-    if (now.is_base && now.kind == kind) {
-        for (size_t i = 0; i < now.n_undo; i++)
-            restore(now.undo[i].at, now.undo[i].n);
-    } else {
-        now.kind = kind;
-        restore(0, ROOM);
-    }
-    now.is_base = true;
+    undo();
+    choose(kind);
     now.size = base->size;
-    now.n_undo = 0;
     memcpy(now.plain, base->plain, sizeof(now.plain));
     now.sealed = now.claimed = now.written = false;
     now.fail_in = 0;
@@ -76,7 +92,7 @@ void hostile_begin(enum known_kind kind)
 static void overwrite(uint64_t at, const void *p, size_t n)
 {
     if (now.n_undo == MAX_UNDO)
-        now.is_base = false; /* all of it, then */
+        now.too_much = true;
     else
         now.undo[now.n_undo++] = (struct undo){at, n};
     memcpy(now.bytes + at, p, n);
@@ -197,6 +213,8 @@ void hostile_seal(unsigned flags)
     OWNED(qcow_image) img = NULL;
     OWNED(sector_cipher) c = NULL;
     struct err e;
+    if (flags == 0 && changed_sectors() == 0)
+        return;
     if (hostile_blk(&b, &e) < 0 || qcow_open(b, &img, &e) < 0)
         return;
     const struct volume_key *key = known_image_key(&img->luks.cipher);
