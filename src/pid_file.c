@@ -109,7 +109,7 @@ static int write_file(struct pid_file *p, struct err *e)
         return err_sys(e, err_kind_of_path(errno), errno, "--pid: cannot open %s", p->quoted);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return refuse_kind(p, e);
-    if (check_content(p, fd, e) < 0)
+    if (st.st_size > 0 && check_content(p, fd, e) < 0)
         return -1;
     p->dev = st.st_dev;
     p->ino = st.st_ino;
