@@ -47,6 +47,9 @@ static void contents_of_any_size_come_back(void **state)
             assert_null(back);
         else
             assert_memory_equal(secret_peek(back), content, len);
+        sealed[n - 1] ^= 1; /* also nothing is authentic or not */
+        assert_int_equal(refusal(ENVELOPE_STATE, &made.keys, sealed, n, &e), ERR_STATE_CORRUPT);
+        assert_non_null(strstr(e.text, "not authentic"));
     }
     n = 55;
     assert_refused(envelope_seal(&h, &made.keys, content, sizeof(content), sealed, &n, &e), e,

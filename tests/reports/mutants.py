@@ -374,6 +374,10 @@ class Source:
             note(n.get('loc', {}))
             file = current[0]
             walk(n)
+            if file == self.path and n['kind'] == 'EnumDecl':
+                self.skipped('enumerations')
+            if file == self.path and n['kind'] == 'VarDecl' and 'init' in n:
+                self.skipped('static initialisers')
             if n['kind'] == 'FunctionDecl' and file == self.path and \
                     any(c['kind'] == 'CompoundStmt' for c in n.get('inner', [])):
                 yield n
