@@ -36,7 +36,7 @@ static void what_was_written_at_an_offset_is_read_there(void **state)
 
 static void errors_come_back_as_they_are(void **state)
 {
-    char b[4];
+    char b[4] = {0};
     (void)state;
     errno = 0;
     assert_int_equal(fd_pread_full(-1, b, 1, 0), -1);
