@@ -29,6 +29,12 @@ static void a_missing_file_is_usage_and_says_how_to_make_one(void **state)
     put_file("plain", "x");
     refused("plain/x", BLK_READ_ONLY, ERR_USAGE, "no such file");
     refused("", BLK_READ_ONLY, ERR_USAGE, "no such file");
+    char name[300];
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = 0;
+    refused(name, BLK_READ_ONLY, ERR_USAGE, "File name too long");
+    /* What the system refuses for a reason of its own; a program that runs is not written. */
+    refused("/proc/self/exe", BLK_READ_WRITE, ERR_STORAGE, "opening: Text file busy");
 }
 
 static void what_is_neither_file_nor_block_device_is_refused_by_name(void **state)
@@ -137,6 +143,46 @@ static void reading_beyond_the_end_is_corruption_and_reads_nothing(void **state)
     assert_int_equal(blk_read(b, (struct host){3}, c, 0, &e), 0);
 }
 
+static void a_file_that_becomes_shorter_is_an_error_and_no_zeroes(void **state)
+{
+    OWNED(blk) b = NULL;
+    struct err e;
+    char c[8] = "-------";
+    (void)state;
+    put_file("shrinks", "abcdef");
+    assert_int_equal(blk_open("shrinks", BLK_READ_ONLY, &b, &e), 0);
+    assert_int_equal(truncate("shrinks", 4), 0);
+    assert_int_equal(blk_read(b, (struct host){2}, c, 4, &e), -1);
+    assert_int_equal(e.kind, ERR_STORAGE);
+    assert_non_null(strstr(e.text, "became shorter while it was read: 4 bytes at offset 2 gave 2"));
+    assert_int_equal(blk_read(b, (struct host){2}, c, 2, &e), 0);
+    assert_memory_equal(c, "cd", 2);
+}
+
+/* Without direct access (tmpfs has none, and says so) everything goes on through the page cache. */
+static void where_there_is_no_direct_access_it_is_done_without(void **state)
+{
+    OWNED(blk) b = NULL;
+    OWNED(blk_rw) w = NULL;
+    struct err e;
+    uint8_t sector[512], got[512];
+    char name[] = "/dev/shm/nvkeep-blk-XXXXXX";
+    (void)state;
+    OWNED_FD fd = mkostemp(name, O_CLOEXEC);
+    if (fd < 0)
+        skip(); /* no /dev/shm here */
+    assert_int_equal(ftruncate(fd, 4096), 0);
+    open_rw(name, &b);
+    assert_int_equal(blk_claim(&b, &w, &e), 0);
+    blk_write_direct(w);
+    memset(sector, 0x5a, sizeof(sector));
+    assert_int_equal(blk_write(w, (struct host){512}, sector, sizeof(sector), &e), 0);
+    assert_int_equal(blk_flush(w, &e), 0);
+    assert_int_equal(blk_read_again(w, (struct host){512}, got, sizeof(got), &e), 0);
+    assert_memory_equal(got, sector, sizeof(got));
+    unlink(name);
+}
+
 static void what_is_written_is_read_and_stays_inside_the_file(void **state)
 {
     OWNED(blk) b = NULL;
@@ -217,6 +263,8 @@ int main(void)
         cmocka_unit_test(reading_goes_on_in_the_same_file_when_the_name_is_given_to_another),
         cmocka_unit_test(a_name_is_escaped_and_bounded_in_messages),
         cmocka_unit_test(reading_beyond_the_end_is_corruption_and_reads_nothing),
+        cmocka_unit_test(a_file_that_becomes_shorter_is_an_error_and_no_zeroes),
+        cmocka_unit_test(where_there_is_no_direct_access_it_is_done_without),
         cmocka_unit_test(what_is_written_is_read_and_stays_inside_the_file),
         cmocka_unit_test(errors_of_storage_carry_the_name_and_the_errno),
         cmocka_unit_test(the_log_of_a_memory_disk_replays_what_was_done),

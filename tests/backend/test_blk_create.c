@@ -140,6 +140,9 @@ static void a_bad_place_is_said_before_the_work(void **state)
     char name[300];
     (void)state;
     refused("no/such/dir", 10, ERR_USAGE, "the directory cannot be opened");
+    assert_int_equal(close(open("plain", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)), 0);
+    refused("plain/new", 10, ERR_USAGE, "the directory cannot be opened: Not a directory");
+    assert_int_equal(unlink("plain"), 0);
     refused("x/", 10, ERR_USAGE, "names no file");
     refused("", 10, ERR_USAGE, "names no file");
     memset(name, 'n', sizeof(name) - 1);
