@@ -15,7 +15,7 @@
 #include "src/data_channel.h"
 
 enum { MAX_COMMANDS = 48 };
-const unsigned fuzz_replays = 120;
+const unsigned fuzz_replays = 35;
 
 /* What an item is, by the low bits of its first byte. */
 enum {

@@ -17,7 +17,7 @@
 #include "src/data_channel.h"
 
 enum { MAX_ITEMS = 40, MAX_JOBS = 64, N_KEPT = 24 };
-const unsigned fuzz_replays = 60;
+const unsigned fuzz_replays = 12;
 
 enum {
     ITEM_CONTROL,   /* bytes of the control channel, as they are */
