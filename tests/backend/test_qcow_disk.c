@@ -657,6 +657,35 @@ static void a_scrambled_map_encrypts_for_the_physical_sector(void **state)
     assert_memory_equal(got, plain + 4 * 512, C);
 }
 
+/* A gap in the file is the end of a run, like a step back is: read and written in one go, what was
+ * meant for each cluster is there. */
+static void a_map_with_gaps_is_followed_cluster_by_cluster(void **state)
+{
+    OWNED(mem_disk) m = copy();
+    OWNED(qcow_disk_rw) d = NULL;
+    uint8_t buf[8 * C], want[512], got[512];
+    struct err e;
+    (void)state;
+    swap64(mem_disk_bytes(m) + mem_image_l2_entry(&im, 3),
+           mem_disk_bytes(m) + mem_image_l2_entry(&im, 7));
+    assert_int_equal(mem_image_arm(m, MEM_IMAGE_PASS, &d, &e), 0);
+    assert_int_equal(
+        qcow_disk_read(qcow_disk_of(d), (struct sector){8}, sizeof(buf) / 512, buf, &e), 0);
+    for (uint64_t nr = 8; nr < 8 + sizeof(buf) / 512; nr++) {
+        uint64_t from = nr / 8 == 3 ? nr + 4 * 8 : nr / 8 == 7 ? nr - 4 * 8 : nr;
+        mem_image_pattern(from, want);
+        assert_memory_equal(buf + (nr - 8) * 512, want, 512);
+    }
+    for (uint64_t nr = 8; nr < 8 + sizeof(buf) / 512; nr++)
+        mem_image_pattern(nr + 1000, buf + (nr - 8) * 512);
+    assert_int_equal(qcow_disk_write(d, (struct sector){8}, sizeof(buf) / 512, buf, &e), 0);
+    for (uint64_t nr = 8; nr < 8 + sizeof(buf) / 512; nr++) {
+        assert_int_equal(qcow_disk_read(qcow_disk_of(d), (struct sector){nr}, 1, got, &e), 0);
+        mem_image_pattern(nr + 1000, want);
+        assert_memory_equal(got, want, 512);
+    }
+}
+
 static void writing_beyond_the_disk_or_where_nothing_is_writes_nothing(void **state)
 {
     OWNED(mem_disk) m = copy();
@@ -750,6 +779,7 @@ int main(void)
         cmocka_unit_test(another_images_claim_arms_nothing),
         cmocka_unit_test(a_contiguous_range_is_one_write_and_touches_nothing_else),
         cmocka_unit_test(a_scrambled_map_encrypts_for_the_physical_sector),
+        cmocka_unit_test(a_map_with_gaps_is_followed_cluster_by_cluster),
         cmocka_unit_test(writing_beyond_the_disk_or_where_nothing_is_writes_nothing),
         cmocka_unit_test(every_failing_operation_is_a_storage_error_and_changes_nothing),
     };
