@@ -210,6 +210,13 @@ def _of_allocations(ways):
                 yield Fault("allocation", nth, for_good=for_good, second=way)
 
 
+def some_of(faults, options, n_short, offset):
+    """All (--long), or one in so many: for about n_short. Never an even stride: what fails once and what
+    fails for good takes turns."""
+    every = 1 if options.long else options.every or max(1, len(faults) // n_short) | 1
+    return faults[offset % every::every]
+
+
 def faults_of(log, ways, sanitized=False):
     """Every fault of a run whose calls are in log (lines of tool_inject.c), and how many of each call.
     ways: what allocates (Control.ways())."""

@@ -50,6 +50,12 @@ def must_go_on(fault):
     return fault.error == E.EINTR and fault.call in GOES_ON
 
 
+def must_fail(fault):
+    """What is not on the disk is not done, whatever it looks like afterwards."""
+    return (fault.call in ("fsync", "fdatasync", "pwrite64", "ftruncate") and fault.error != E.EINTR
+            and fault.how != inject.SHORT)
+
+
 def no_failure(fault, hit):
     """must_go_on(), but for stdio: it takes an interruption for an error. Nothing interrupts here, for no
     signal has a handler."""

@@ -15,7 +15,7 @@ from .inject import Injected
 from .serving import SOCKETS, Data
 
 LIMIT_S = 10  # nothing takes longer, whatever fails
-GIVE_UP_S = 1  # how long a fault lasts when nothing answers
+GIVE_UP_S = 0.6  # how long a fault lasts when nothing answers
 NV_BYTES = 16
 
 

@@ -80,6 +80,8 @@ class Daemon:
 class Serve(Scene):
     """Faults until it is confined; from then on everything works, or nothing was ever there."""
 
+    n_short = 40
+
     def setup(self):
         self.needs = ("k", "i")
         super().setup()
