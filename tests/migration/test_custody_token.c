@@ -200,6 +200,46 @@ static void what_is_no_token_is_refused(void **state)
     not_ready(&at.b, &offer, ERR_STATE_CORRUPT, "not authentic");
 }
 
+/* Sealed as it should be, by somebody with the key, and not what a token is. */
+static void a_token_with_another_content_is_damage(void **state)
+{
+    struct envelope_head h = known_head(ENVELOPE_OFFER, ENVELOPE_MIGRATION_KEY);
+    const struct envelope_keys keys = {NULL, at.way};
+    (void)state;
+    for (size_t n = 0; n <= 9; n++) {
+        uint8_t content[9] = {0}, raw[sizeof(content) + ENVELOPE_OVERHEAD_MAX];
+        struct token t = {0};
+        struct err e;
+        char says[60];
+        size_t raw_n = 0;
+        if (n == 8)
+            continue;
+        assert_done(envelope_seal(&h, &keys, content, n, raw, &raw_n, &e), e);
+        for (size_t i = 0; i < raw_n; i++)
+            snprintf(t.text + 2 * i, 3, "%02x", raw[i]);
+        snprintf(says, sizeof(says), "the token: its content has %zu bytes", n);
+        not_ready(&at.b, &t, ERR_STATE_CORRUPT, says);
+    }
+}
+
+/* The destination is the image that is offered, as it was when it waited for a TPM. */
+static void a_copy_from_before_there_was_a_tpm_is_not_finished(void **state)
+{
+    struct side copy = beside(&at.b);
+    (void)state;
+    snprintf(copy.path, sizeof(copy.path), "%s/copy", at.folder);
+    copy_file(at.b.path, copy.path);
+    stop(&at.b);
+    at.a.rules.armed_ms = 0;
+    stop(&at.a);
+    serve(&at.a);
+    move_unseen(&at.a, &at.b);
+    struct token offer = offer_of(&at.b);
+    await(&copy);
+    not_ready(&copy, &offer, ERR_STATE_EMPTY, "the copy is not finished");
+    stop(&copy);
+}
+
 /* S3.3 */
 static void a_token_under_another_key_is_told_from_damage(void **state)
 {
@@ -364,6 +404,8 @@ int main(void)
         TEST(an_answer_that_comes_late_does_not_arm),
         TEST(a_token_of_another_use_is_told),
         TEST(what_is_no_token_is_refused),
+        TEST(a_token_with_another_content_is_damage),
+        TEST(a_copy_from_before_there_was_a_tpm_is_not_finished),
         TEST(a_token_under_another_key_is_told_from_damage),
         TEST(an_offer_that_is_not_later_is_refused),
         TEST(rewind_says_that_an_offer_may_be_older),
