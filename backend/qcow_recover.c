@@ -80,8 +80,10 @@ int qcow_recover(const struct qcow_image *img, const struct secret *pass, size_t
                         "there are zeroes in the key material of %u of the %u active key slots, "
                         "and the key opens no other: part of the LUKS area was never written",
                         n_holes, n_active);
+    /* No checksum covers digest, slot and material [LUKS1 2.1]. */
     return qcow_bad(img->blk, ERR_KEY_WRONG, e,
                     "the key opens none of the image's key slots (%u tried); a key file counts "
-                    "byte for byte, with a newline at its end",
+                    "byte for byte, with a newline at its end; if this is certainly the key, its "
+                    "slot is damaged, which LUKS cannot tell from a wrong key",
                     n_active);
 }

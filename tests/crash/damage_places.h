@@ -130,6 +130,13 @@ static inline void add_extensions(const struct qcow_header *h)
 
 static const char beyond_file[] = "says something of clusters that do not exist";
 
+/* The cluster in which there is nothing but the reference sector, which is never written again; 0:
+ * there is more in it. */
+static inline uint32_t only_reference(const struct qcow_image *img)
+{
+    return img->cluster_bytes <= 8 * SECTOR_BYTES ? img->map[0] & MAP_HOST : 0;
+}
+
 static inline void add_refcounts(const struct qcow_image *img)
 {
     uint64_t at = img->header.reftable.byte, cluster = img->cluster_bytes;
@@ -139,9 +146,9 @@ static inline void add_refcounts(const struct qcow_image *img)
         uint64_t block = get_be64(sound() + at);
         uint64_t n = img->n_host - first < per_block ? img->n_host - first : per_block;
         for (uint64_t i = 0; i < n; i++) {
-            bool data = img->use[first + i] == USE_DATA;
+            bool data = img->use[first + i] == USE_DATA && first + i != only_reference(img);
             add(G_REFBLOCKS, block + 2 * i, 2, 0xff, HEADER_DAMAGE,
-                data ? NULL : "a table counted too often stays where it is; check says so");
+                data ? NULL : "counted too often, what is never written anew stays where it is");
         }
         add_all(G_REFBLOCKS, block + 2 * n, cluster - 2 * n, 0, beyond_file);
     }
@@ -158,7 +165,10 @@ static inline void add_tables(const struct qcow_image *img)
         add_all(G_L1, entry + 1, 7, HEADER_DAMAGE, NULL);
         uint64_t l2 = get_be64(sound() + entry) & QCOW_OFFSET;
         uint64_t n = img->n_guest - guest < per_l2 ? img->n_guest - guest : per_l2;
-        add_all(G_L2, l2, n * 8, HEADER_DAMAGE, NULL);
+        bool reference = i == 0 && only_reference(img);
+        add(G_L2, l2, 1, 0x80, HEADER_DAMAGE, reference ? copied : NULL);
+        add(G_L2, l2, 1, 0x7f, HEADER_DAMAGE, NULL);
+        add_all(G_L2, l2 + 1, n * 8 - 1, HEADER_DAMAGE, NULL);
         for (uint64_t k = n; k < per_l2; k++) {
             add(G_L2, l2 + k * 8, 1, 0x80, 0, "flag of a cluster beyond the disk");
             add(G_L2, l2 + k * 8, 1, 0x7f, HEADER_DAMAGE, NULL);
