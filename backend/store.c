@@ -18,6 +18,7 @@ struct store {
     uint64_t own_epoch;    /* W6 */
     bool may_append;       /* W2: the newest record was written and flushed by us */
     bool unsettled;        /* W5: a failed commit may have left something */
+    bool log_tried;        /* W7: one of them in the log, behind what is used of it */
     struct secret *beside; /* W8: room for one sector; NULL: the claim is enough */
     struct err fenced;     /* W8: kind ERR_NONE unless somebody has taken over */
 };
@@ -259,13 +260,20 @@ static int reserve(struct store *s, struct commit *c, struct err *e)
 
 /* After a failed write or flush: takes back what may be visible in the page cache although the disk
  * never had it, so that whoever opens the image next does not build on it. One sector less, and it
- * is a record that was cut off. Without a flush, and if even this fails, nothing is worse. */
-static void retract(struct store *s, struct sector first)
+ * is a record that was cut off. An earlier attempt is taken back anew: after another failed flush
+ * no later one vouches for the zeroes over it. There are two places: the attempts after one in the
+ * log are checkpoints (W2). Without a flush, and if even this fails, nothing is worse. */
+static void retract(struct store *s, enum record_area area, struct sector first)
 {
+    const struct sector log = {area_first(layout_of(s), AREA_LOG).nr + s->at.log_used};
     struct err ignored;
     memset(secret_bytes(s->record), 0, SECTOR_BYTES);
+    bool earlier_in_log = s->log_tried;
+    s->log_tried = s->log_tried || area == AREA_LOG;
     if (qcow_disk_write(s->disk, first, 1, secret_bytes(s->record), &ignored) < 0)
         return;
+    if (earlier_in_log)
+        (void)!qcow_disk_write(s->disk, log, 1, secret_bytes(s->record), &ignored);
 }
 
 /* Seals the payload that lies at the start of s->record, writes and flushes. */
@@ -283,7 +291,7 @@ static int write_record(struct store *s, enum record_area area, enum record_kind
     struct sector to = {area_first(layout_of(s), area).nr + position};
     if (qcow_disk_write(s->disk, to, n, secret_bytes(s->record), e) < 0 ||
         qcow_disk_flush(s->disk, e) < 0) {
-        retract(s, to);
+        retract(s, area, to);
         return err_prefix(e, "generation %" PRIu64 " could not be made durable", head.generation);
     }
 
@@ -407,6 +415,7 @@ int store_commit(struct store *s, const struct state_change *change, struct err 
     s->at = next;
     s->may_append = true;
     s->unsettled = false;
+    s->log_tried = false;
     for (size_t i = 0; i < N_BLOBS; i++)
         if (c.edit.blob[i].changed)
             adopt_blob(&s->now, &c, i);

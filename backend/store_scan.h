@@ -15,7 +15,8 @@
  *  W6  An owner writes one epoch higher than the one it found.
  *  W7  A failed commit overwrites the first sector that it wrote with zeroes, as well as it can:
  *      the page cache may show a record that the disk never had, and a later flush does not vouch
- *      for it. An opener flushes once, before it serves what it found.
+ *      for it. It does so anew for earlier failed ones, whose zeroes the failed flush leaves as
+ *      doubtful. An opener flushes once, before it serves what it found.
  *  W8  Where the claim does not keep every other writer out, an owner reads, before each write, the
  *      first sector of the checkpoint area that does not hold its base, which is where the first
  *      checkpoint of a new owner goes (W2, W3). If it verifies, is not what was there when the
