@@ -28,6 +28,14 @@ static inline void outside_find_nvkeep(void)
     (void)setenv("NVKEEP", nvkeep, 0);
 }
 
+static inline void outside_end(void)
+{
+    (void)unlink("image");
+    (void)unlink("key");
+    (void)unlink("log");
+    (void)rmdir(outside.dir);
+}
+
 static inline void outside_begin(void)
 {
     const char *tmp = getenv("TMPDIR");
@@ -42,14 +50,7 @@ static inline void outside_begin(void)
         perror(outside.dir);
         exit(1);
     }
-}
-
-static inline void outside_end(void)
-{
-    (void)unlink("image");
-    (void)unlink("key");
-    (void)unlink("log");
-    (void)rmdir(outside.dir);
+    (void)atexit(outside_end);
 }
 
 static inline void outside_write(const char *name, const void *p, size_t n)

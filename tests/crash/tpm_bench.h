@@ -17,6 +17,7 @@ struct bench {
     struct tpm_run run;
     struct tpm_cmd c;
     uint32_t n_fresh; /* makes each write another */
+    bool allocated;   /* PCRs, since the last start */
 
     /* What the incoming set is made of. */
     struct secret *set[N_TPM_BLOBS];
@@ -53,6 +54,7 @@ static inline struct tpm_rsp bench_send(struct bench *b)
 static inline void bench_power_on(struct bench *b, bool drop_volatile)
 {
     struct err e = {0};
+    b->allocated = false;
     step_begin(&b->s);
     if (tpm_power_on(b->run.t, drop_volatile, &e) < 0)
         bench_fail(b, "powering on failed", &e);

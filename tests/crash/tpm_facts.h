@@ -58,6 +58,7 @@ static const struct question {
     {ASKS_CAPABILITY, CAP_HANDLES, 0x01000000, 20, SAME},
     {ASKS_CAPABILITY, CAP_HANDLES, 0x81000000, 20, SAME},
     {ASKS_CAPABILITY, CAP_AUDIT_COMMANDS, 0x11f, 20, SAME},
+    {ASKS_CAPABILITY, CAP_PCRS, 0, 1, SAME},
     {ASKS_CAPABILITY, CAP_PROPERTIES, PT_PERMANENT, 1, SAME},
     {ASKS_CAPABILITY, CAP_PROPERTIES, PT_LOCKOUT_COUNTER, 1, NOT_LESS},
     {ASKS_CAPABILITY, CAP_PROPERTIES, PT_LOCKOUT_COUNTER + 1, 3, SAME},
@@ -97,6 +98,8 @@ struct facts {
     bool hidden; /* the owner's hierarchy is off: next to nothing can be asked until the next start
                   */
     bool with_primaries;
+    bool allocated; /* the SHA-1 bank goes with the next start */
+    bool resumed;   /* which is not this one */
     struct fact fact[N_QUESTIONS];
 };
 
@@ -217,6 +220,13 @@ static inline void take_facts(struct tpm_run *r, bool with_primaries, struct fac
 
 /* ---- comparing ---- */
 
+/* Behind more, capability, count, algorithm and size: the PCRs of the first bank. */
+static inline bool first_bank_is_off(const struct fact *f)
+{
+    static const uint8_t head[] = {0x00, 0x04, 3, 0, 0, 0};
+    return f->rc == 0 && f->n >= 9 + sizeof(head) && memcmp(f->bytes + 9, head, sizeof(head)) == 0;
+}
+
 static inline bool fact_holds(const struct question *q, const struct fact *was,
                               const struct fact *is)
 {
@@ -239,6 +249,12 @@ static inline size_t lost_fact(const struct facts *was, const struct facts *is)
     for (size_t i = 0; i < N_QUESTIONS; i++) {
         bool asked =
             questions[i].kind != MAKES_PRIMARY || (was->with_primaries && is->with_primaries);
+        if (was->allocated && !is->resumed && questions[i].what == CAP_PCRS &&
+            questions[i].kind == ASKS_CAPABILITY) {
+            if (!first_bank_is_off(&is->fact[i]))
+                return i;
+            continue;
+        }
         if (asked && !fact_holds(&questions[i], &was->fact[i], &is->fact[i]))
             return i;
     }

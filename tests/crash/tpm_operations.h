@@ -23,7 +23,7 @@ struct raw {
         size_t n;
     } tail;
 };
-enum { RC2_RETRY = 0x922 };
+enum { RC2_RETRY = 0x922, CC_PCR_ALLOCATE = 0x12b, CC_CLEAR = 0x126 };
 #define TEXT(text)                                                                                 \
     {                                                                                              \
         (text), sizeof(text) - 1                                                                   \
@@ -276,13 +276,13 @@ static const struct operation operations2[] = {
     {"ClockSet", {0x128, {RH_OWNER}, TEXT("\0\0\0\1\0\0\0\0")}, .stores = true},
     {"ClockRateAdjust", {0x130, {RH_OWNER}, TEXT("\1")}},
     {"PCR_Allocate",
-     {0x12b, {RH_PLATFORM}, TEXT("\0\0\0\2\0\x0b\3\xff\xff\xff\0\4\3\0\0\0")},
+     {CC_PCR_ALLOCATE, {RH_PLATFORM}, TEXT("\0\0\0\2\0\x0b\3\xff\xff\xff\0\4\3\0\0\0")},
      .stores = true},
     {"PCR_SetAuthPolicy",
      {0x12c, {RH_PLATFORM}, TEXT("\0\x20"), 32, TEXT("\0\x0b\0\0\0\x14")},
      .stores = true},
     {"PCR_SetAuthValue", {0x183, {20}, TEXT("\0\4"), 4}},
-    {"Clear", {0x126, {RH_LOCKOUT}}, .stores = true},
+    {"Clear", {CC_CLEAR, {RH_LOCKOUT}}, .stores = true},
     {"ClearControl", {0x127, {RH_LOCKOUT}, TEXT("\1")}, .stores = true},
     {"ChangeEPS", {0x124, {RH_PLATFORM}}, .stores = true},
     {"ChangePPS", {0x125, {RH_PLATFORM}}, .stores = true},
