@@ -81,7 +81,8 @@ short admin_client_events(const struct admin_client *c)
 
 int64_t admin_client_limit(const struct admin_client *c)
 {
-    return sooner(c->partial_limit, c->unread_limit);
+    /* One that gets no answer is hung up at once, not when something else happens. */
+    return c->lost ? 0 : sooner(c->partial_limit, c->unread_limit);
 }
 
 int admin_client_take_fd(struct admin_client *c)
