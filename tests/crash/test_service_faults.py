@@ -65,11 +65,13 @@ def record(service, op):
     return faults_of(lines, service.control.ways(), service.tools.sanitized)[0]
 
 
-def attempt(service, op):
-    """The answer; None if there was none."""
+def attempt(service, op, fault=None):
+    """The answer; None if the connection ended instead."""
+    passing = not (fault and fault.for_good)
     try:
-        return op.run(service)
-    except Lost:
+        return op.run(service, passing)
+    except Lost as e:
+        demand(not (passing and str(e)), str(e))
         return None
 
 
@@ -131,9 +133,9 @@ def try_one(service, op, fault, tally):
     op.next()
     service.control.plan(fault)
     service.control.set(armed=1)
-    rc = attempt(service, op)
+    rc = attempt(service, op, fault)
     if fault.for_good and rc not in (0, None):
-        again = attempt(service, op)
+        again = attempt(service, op, fault)
         rc = rc if again == rc else again
     service.disarm()
     service.set_patience()
@@ -186,7 +188,7 @@ def try_takeover(op, fault, tally):
     try:
         op.control.plan(fault)
         op.control.set(armed=1)
-        rc = attempt(op.target, op)
+        rc = attempt(op.target, op, fault)
         op.target.disarm()
         hit = op.control.alloc_hit if fault.call == "allocation" else op.control.hit
         if not hit and rc == 0:

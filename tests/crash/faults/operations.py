@@ -7,7 +7,7 @@ from harness.process import Failure
 from harness.tpm import NV_ACCESS, PCR_DEBUG, TpmError, extended, u32
 
 from .commands import INDEX
-from .service import GIVE_UP_S, NV_BYTES, Control, Lost
+from .service import GIVE_UP_S, NV_BYTES, PATIENCE_S, Control, Lost
 from .serving import Data
 
 NV_UNAVAILABLE, RETRY = 0x923, 0x922
@@ -46,15 +46,19 @@ class Operation:
         del fault
         return CTRL_REFUSALS
 
-    def run(self, service):
-        """do() in a bounded time; whatever happens to the connection is Lost."""
-        service.set_patience(GIVE_UP_S)
+    def run(self, service, passing=True):
+        """do() in a bounded time; whatever happens to the connection is Lost. While a fault lasts there may be
+        no answer at all; one that passes leaves none without an answer or the end of the connection."""
+        service.patience = PATIENCE_S if passing else GIVE_UP_S
+        service.set_patience(service.patience)
         try:
             return self.do(service)
         except TpmError as e:
             return e.rc
+        except TimeoutError:
+            raise Lost("neither an answer nor the end of the connection") from None
         except (OSError, Failure) as e:
-            raise Lost(str(e)) from None
+            raise Lost("") from e
 
 
 class OnTpm(Operation):
@@ -140,7 +144,7 @@ class Connect(Operation):
     """Newcomers on both channels."""
 
     def do(self, service):
-        ctrl = Control(service.path("c"), GIVE_UP_S)
+        ctrl = Control(service.path("c"), service.patience)
         result = ctrl.result(0x01)
         ctrl.close()
         return result
@@ -158,7 +162,7 @@ class Admin(Operation):
 
     def do(self, service):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(GIVE_UP_S)
+        sock.settimeout(service.patience)
         try:
             sock.connect(service.path("a"))
             stream = sock.makefile("rw", encoding="utf-8", newline="\n")

@@ -15,6 +15,7 @@ from .inject import Injected
 from .serving import SOCKETS, Data
 
 LIMIT_S = 10  # nothing takes longer, whatever fails
+PATIENCE_S = 8  # with an answer, or the end of a connection, after a fault that passed
 GIVE_UP_S = 0.6  # how long a fault lasts when nothing answers
 NV_BYTES = 16
 
