@@ -76,6 +76,21 @@ static void check_sealed(const uint8_t *bytes, size_t n, const struct migration_
     free(blob);
 }
 
+/* Without a key only what is plain opens, as the plain state that it is. */
+static void check_without(const uint8_t *bytes, size_t n)
+{
+    OWNED(secret) state = NULL;
+    struct blob_part plain;
+    size_t state_n = 0;
+    struct err e = {0};
+    bool is_plain = blob_plain(bytes, n, &plain, &e) == 0;
+    if (blob_open(bytes, n, NULL, &state, &state_n, &e) < 0) {
+        PROMISE(!is_plain && e.kind != ERR_NONE && e.text[0] != 0 && !state);
+        return;
+    }
+    PROMISE(is_plain && state_n == plain.n && !memcmp(secret_peek(state), plain.p, plain.n));
+}
+
 static void check_keys(const uint8_t *bytes, size_t n)
 {
     OWNED(migration_key) small = known_migration_key(128, 1);
@@ -91,6 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct blob_part state;
     struct err e = {0};
     check_keys(bytes, n);
+    check_without(bytes, n);
     if (blob_decode(bytes, n, &b, &e) < 0) {
         PROMISE(e.kind != ERR_NONE && e.text[0] != 0);
         PROMISE(blob_plain(bytes, n, &state, &e) < 0);

@@ -84,6 +84,20 @@ static bool sign(uint8_t *bytes, size_t n)
     return true;
 }
 
+/* Whoever lacks the key gets nothing. */
+static void check_without(const uint8_t *bytes, size_t n)
+{
+    const struct envelope_keys none = {NULL, NULL};
+    for (enum envelope_use use = ENVELOPE_STATE; use <= ENVELOPE_READY; use++) {
+        struct envelope_head h;
+        OWNED(secret) content = NULL;
+        size_t len = 0;
+        struct err e = {0};
+        PROMISE(envelope_open(use, &none, bytes, n, &h, &content, &len, &e) < 0);
+        PROMISE(e.kind != ERR_NONE && e.kind != ERR_USAGE && e.text[0] && !content);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     static struct volume_key *image;
@@ -92,6 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         image = known_key();
     keys = (struct envelope_keys){image, migration};
     check(bytes, n);
+    check_without(bytes, n);
     uint8_t *copy = malloc(n ? n : 1);
     PROMISE(copy);
     if (n > 0)
