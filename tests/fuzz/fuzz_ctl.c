@@ -12,14 +12,14 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "src/cli.h"
-#include "src/clock.h"
 #include "tests/fuzz/fuzz.h"
 
 const unsigned fuzz_replays = 1000;
-enum { LONGEST_MS = 3000 }; /* on a busy machine, under a sanitizer */
+enum { LONGEST_MS = 3000 }; /* of this thread, under a sanitizer */
 
 static struct daemon {
     int listener;
@@ -113,6 +113,13 @@ static void ask(uint8_t which)
     free(shown);
 }
 
+static int64_t used_ms(void)
+{
+    struct timespec t;
+    PROMISE(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     if (n == 0)
@@ -122,9 +129,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     d.p = bytes + 1;
     d.n = n - 1;
     sem_post(&d.begin);
-    int64_t began = now_ms();
+    int64_t began = used_ms();
     ask(bytes[0]);
-    int64_t took = now_ms() - began;
+    int64_t took = used_ms() - began;
     sem_wait(&d.done);
     PROMISE(took < LONGEST_MS);
     return 0;
