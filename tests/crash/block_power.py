@@ -75,8 +75,8 @@ class Row:
 
 
 ROWS = (
-    Row("nvkeep", "ext4", Nvkeep, (10, 300), (40, 5000)),
-    Row("nvkeep", "xfs", Nvkeep, (1, 80), (10, 1500)),
+    Row("nvkeep", "ext4", Nvkeep, (10, 300), (40, 12000)),
+    Row("nvkeep", "xfs", Nvkeep, (1, 80), (10, 4000)),
     Row("nvkeep, no sync", "ext4", Nvkeep, (1, 30), (4, 300), broken="serve"),
     Row("nvkeep, no dirs", "ext4", Nvkeep, (1, 50), (4, 300), broken="create"),
     Row("swtpm dir", "ext4", Swtpm, (1, 60), (10, 600)),
