@@ -165,7 +165,7 @@ static void try_passphrase(const struct change *c)
 static uint64_t value_now(enum known_kind kind, const struct image_field *f)
 {
     const struct known_image *im = known_image(kind);
-    return field_get(f, f->in_disk ? im->plain[0] + f->at : im->bytes + f->at);
+    return field_get(f, (f->in_disk ? im->plain[0] : im->bytes) + f->at);
 }
 
 static bool is_luks(const struct image_field *f)
@@ -179,7 +179,9 @@ static void each_value(enum known_kind kind, const struct image_fields *all,
     uint64_t values[FIELD_VALUES_MAX];
     size_t n = field_values(all, f, value_now(kind, f), values);
     tally.fields++;
-    for (size_t i = 0; i < n; i++) {
+    /* With sanitizers the numbers take turns from field to field: each case is much slower. */
+    size_t step = SANITIZED && !thorough ? 4 : 1;
+    for (size_t i = tally.fields % step; i < n; i += step) {
         const struct change c = {f, values[i]};
         try(kind, &c, 1, 0);
         if (f->in_disk)
