@@ -258,9 +258,9 @@ int main(int argc, char **argv)
         printf("%s: %lu cases\n", known_image_name(kind), tally.cases - before);
     }
     printf(
-        "fields: %lu, cases %lu (pairs of fields %lu), opened as before or as another sound image "
-        "%lu, refused:",
-        tally.fields, tally.cases, tally.pairs, tally.by_kind[ERR_NONE]);
+        "fields: %lu, cases %lu (pairs of fields %lu), opened %lu (with another state, by somebody "
+        "who has the key, %lu), refused:",
+        tally.fields, tally.cases, tally.pairs, tally.by_kind[ERR_NONE], tally.other);
     for (unsigned i = 1; i < ERR_N_KINDS; i++)
         if (tally.by_kind[i] > 0)
             printf(" %s %lu", err_class(i)->name, tally.by_kind[i]);
