@@ -1,6 +1,7 @@
 """Every system call and every allocation of every command fails, once and from then on, with every
 error that it can give. Whatever fails: the exit code and the message are of the class that tells the
 truth, or the work is done; nothing is left behind; the image is as it was, or whole.
+[S0.3, S0.6, S0.12, S0.13, S1.17]
 
     test_command_faults.py             some of each command's, evenly spread, always the same
     test_command_faults.py --long      all

@@ -2,7 +2,7 @@
 error that it can give, while a guest's TPM is used through it. Whatever fails: the command that could
 not be made durable says so with TPM_RC_NV_UNAVAILABLE and had no effect, the key and the session that the
 guest has loaded are still there and can be used, later commands work, and what was stored is there after
-the power goes. Nothing that libtpms has to say about it gets into a log.
+the power goes. Nothing that libtpms has to say about it gets into a log. [S1.12]
 
     test_service_faults.py             a part of them, always the same
     test_service_faults.py --long      all

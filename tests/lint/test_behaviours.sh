@@ -17,7 +17,7 @@ test_names()
     (cd "$1/tests" 2>/dev/null || exit
         grep -rhoE --include='*.c' '\b[a-z][a-z0-9_]+\(void \*\*[a-z_]+\)' . | sed 's/(.*//'
         grep -rhoE --include='*.py' '^def [a-z0-9_]+\(test\):' . | sed 's/^def //; s/(.*//'
-        find . -name 'test_*.sh' -o -name 'test_*.c' -o -name 'fuzz_*.c' -o -name '*.c' -path './mustfail/*' |
+        find . -name 'test_*.sh' -o -name 'test_*.c' -o -name 'test_*.py' -path './crash/*' -o -name 'fuzz_*.c' -o -name '*.c' -path './mustfail/*' |
             sed 's,^\./,,; s,\.c$,,; s,\.sh$,,; s,\.py$,,') | sort -u
 }
 

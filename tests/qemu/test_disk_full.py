@@ -1,6 +1,6 @@
 """The disk below the image fills up while the guest runs, and is emptied again. The write that found no
 room says so and had no effect, what the guest has loaded still works, and the same command succeeds
-as soon as there is room: nothing is restarted. Beside it stock swtpm, whose TPM is dead from then on.
+as soon as there is room: nothing is restarted [S1.12]. Beside it stock swtpm, whose TPM is dead from then on.
 
 An image that nvkeep made has room for every commit from the start, on storage that keeps its promises.
 Thin and copy-on-write storage does not: there every write may need new room. For the same effect
