@@ -246,9 +246,10 @@ class Ctl(Scene):
 
     def follow(self, run):
         if self.stop_after is not None:
-            code = run.wait_ended(self.stop_after)
-            if code is not None:
-                return code
+            n = -1
+            while not run.ended() and (n != run.control.n_calls or n == 0):  # it waits for events
+                n = run.control.n_calls
+                run.wait_ended(self.stop_after)
             self.daemon.terminate()
         return run.wait_ended(LIMIT_S)
 
