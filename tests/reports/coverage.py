@@ -24,7 +24,8 @@ CONSTANT = re.compile(r'[01]|true|false')
 
 
 def programs(build):
-    found = [p for p in sorted(glob.glob(f'{build}/bin/*')) if os.access(p, os.X_OK) and os.path.isfile(p)]
+    found = [p for p in sorted(glob.glob(f'{build}/bin/*')) if os.access(p, os.X_OK) and
+             not re.match('tool_|guest', os.path.basename(p))]
     return found + glob.glob(f'{build}/lib/libnvkeep.so')
 
 

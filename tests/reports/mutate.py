@@ -8,7 +8,7 @@ seconds, has noticed it too. What survives is listed; survivors whose reason sta
 mutation-survivors.txt are known. Results are kept in WORK/results.tsv and used again for every
 function that has not changed since (a killed mutant stays killed; survivors: see --again).
 
-    mutate.py [--work DIR] [--files REGEX] [--sample K N] [--limit SECONDS] [--near] [--again] [--jobs N]
+    mutate.py [--work DIR] [--files REGEX] [--tests REGEX] [--sample K N] [--limit SECONDS] [--near] [--again] [--jobs N]
               [--until HH:MM] [--only-list]
 """
 import argparse
@@ -195,6 +195,7 @@ def look_once(tests, folder, work, jobs):
     for name, (command, _) in tests.items():
         with open(command[0], 'rb') as f:
             digests[name] = hashlib.sha256(f.read()).hexdigest()
+    others = {n: k for n, k in kept.items() if n not in tests}
     kept = {n: k for n, k in kept.items() if digests.get(n) == k['digest']}
     new = {n: t for n, t in tests.items() if n not in kept}
     reach, seconds = look(new, folder, jobs)
@@ -202,7 +203,7 @@ def look_once(tests, folder, work, jobs):
         kept[name] = {'digest': digests[name], 'reach': reach.get(name, []),
                       'seconds': seconds.get(name, 0)}
     with open(path, 'w', encoding='utf-8') as f:
-        json.dump(kept, f)
+        json.dump({**others, **kept}, f)
     return {n: k['reach'] for n, k in kept.items()}, {n: k['seconds'] for n, k in kept.items()}
 
 
@@ -318,7 +319,7 @@ def campaign(made, results, reach, seconds, tests, folder, args):
     shared = {'tests': tests, 'folder': folder, 'seconds': seconds}
     with multiprocessing.Pool(args.jobs, initializer=begin_worker, initargs=(shared,)) as pool:
         for n, status, by in pool.imap_unordered(try_mutant, jobs):
-            results.add(by_number[n], status, by, 0 if args.near else args.limit)
+            results.add(by_number[n], status, by, 0 if args.near or args.tests else args.limit)
             counts[status] += 1
             now = time.monotonic()
             if now - told > 60:
@@ -378,6 +379,7 @@ def main():
     p.add_argument('--work', default=f'{ROOT}/build/mutation', help='where the copy and the results are')
     p.add_argument('--source', default=ROOT, help='the tree to try')
     p.add_argument('--files', default='', metavar='REGEX', help='only these files')
+    p.add_argument('--tests', default='', metavar='REGEX', help='only these tests')
     p.add_argument('--sample', nargs=2, type=int, metavar=('K', 'N'), help='the Kth (from 0) of N shares')
     p.add_argument('--limit', type=float, default=1e9, help='only tests that take this many seconds at most')
     p.add_argument('--near', action='store_true',
@@ -405,7 +407,7 @@ def main():
                              f'-DNVKEEP_SANITIZE={args.sanitize}'], f'{work}/build.log')
         say(f'built in {int(time.monotonic() - began)} s; what reaches what?')
         began = time.monotonic()
-        tests = tests_of(folder)
+        tests = {n: t for n, t in tests_of(folder).items() if re.search(args.tests, n)}
         reach, seconds = look_once(tests, folder, work, args.jobs)
         say(f'{len(reach)} tests in {int(time.monotonic() - began)} s, the slowest: ' +
             ', '.join(f'{n} {seconds[n]:.0f} s' for n in sorted(seconds, key=seconds.get)[:-6:-1]))
