@@ -16,6 +16,7 @@ enum { MAX_FOUND = 64, OUTSIDE_ONE_IN = 2000, OUTSIDE_MOST = 500 };
 struct steps {
     struct trial t; /* first: what trial.h hands around */
     bool cutting;   /* otherwise steps are only taken */
+    bool killing;   /* at the next flush the disk is put aside (power_push) as it is before that */
     void (*seen)(struct steps *w, const struct digest *found); /* each state; NULL: nobody */
 
     bool later;
@@ -99,6 +100,9 @@ static inline void cut_here(void *ctx)
     only_records_are_written(w);
     at_flush(&w->t);
     random_bits = bits;
+    if (w->killing)
+        power_push(w->t.im.power);
+    w->killing = false;
 }
 
 static inline void step_begin(struct steps *w)

@@ -6,6 +6,7 @@
  *     test_sequence_crash --long      every triple, on storage that is claimed and on storage where
  *                                     claims do not keep others out
  *     test_sequence_crash --long K N  the K-th of N parts of that, from 0
+ *     test_sequence_crash --one I...  one sequence, by the numbers that a report names
  */
 #include "tests/crash/walk_custody.h"
 
@@ -130,31 +131,41 @@ static void another_owner(struct walk *w)
     claim(w, &w->owner);
 }
 
-/* The power goes in the middle of a commit, and comes back. */
+/* A commit of which nobody hears: the disk is as it was before its flush, the owner is gone. What
+ * the next one finds and serves must not be lost any more; until then it is whatever could be. */
+static void killed_before_its_flush(struct walk *w)
+{
+    struct digest possible[MAX_ALLOWED];
+    size_t n_possible = w->s.t.n_allowed;
+    memcpy(possible, w->s.t.allowed, sizeof(possible));
+    run_op(&w->s.t.model, random_below(2) ? OP_MEDIUM : OP_REPLACE);
+    w->s.killing = true;
+    must_commit(w, w->owner.s);
+    power_pop(w->s.t.im.power);
+    side_free(&w->owner);
+    for (size_t i = 0; i < n_possible; i++) /* or the commit, which is allowed already */
+        allow(&w->s.t, &possible[i]);
+}
+
+static void killed(struct walk *w)
+{
+    killed_before_its_flush(w);
+    w->owner = side_new(w, SEAL_AUTO);
+    claim(w, &w->owner);
+}
+
+/* And the power goes, and comes back. */
 static void power_goes(struct walk *w)
 {
     struct power_disk *p = w->s.t.im.power;
     bool arrived[MAX_SECTORS];
-    run_op(&w->s.t.model, random_below(2) ? OP_MEDIUM : OP_REPLACE);
-    power_fail(p, 2, true, EIO, 0);
-    if (commit_model(w, w->owner.s))
-        report("a failed write was acknowledged", &w->s.t, "");
-    power_fail(p, 0, false, 0, 0);
+    killed_before_its_flush(w);
     for (size_t i = 0; i < MAX_SECTORS; i++)
         arrived[i] = random_below(4) > 0;
     power_cut(p, arrived, (enum power_lost)random_below(LOST_KINDS), 0);
     power_settle(p);
-    side_free(&w->owner);
     w->owner = side_new(w, SEAL_AUTO);
-    /* Either is found, and stays from then on. */
-    struct err e;
-    step_begin(&w->s);
-    if (custody_claim(w->owner.c, &w->owner.s, &e) < 0)
-        die("claiming the image after a power cut", &e);
-    const struct digest found = digest_of_store(w->owner.s);
-    judge_state(&w->s.t, &found);
-    step_done(&w->s, w->owner.s);
-    take_model(w, w->owner.s);
+    claim(w, &w->owner);
 }
 
 /* On storage where claims do not keep others out. */
@@ -268,6 +279,7 @@ static const struct {
     {"flush fails", flush_fails, false, true},
     {"flush of a checkpoint fails", flush_of_checkpoint_fails, false, true},
     {"another owner", another_owner, false, true},
+    {"killed before its flush", killed, false, true},
     {"power goes, comes back", power_goes, false, true},
     {"handed over", handed_over, false},
     {"handed over, taken back", handed_over_and_taken_back, false},
@@ -304,7 +316,7 @@ static void run_sequence(struct walk *w, const unsigned *ops, unsigned n)
     side_free(&w->owner);
     power_pop(w->s.t.im.power);
     for (unsigned i = 0; n_reports != n_before && n_before < 20 && i < n; i++)
-        fprintf(stderr, "    %u: %s\n", i + 1, operations[ops[i]].name);
+        fprintf(stderr, "    %u: %s\n", ops[i], operations[ops[i]].name);
 }
 
 /* Of the sequences of one length, every n-th from the k-th; and those of hard operations alone. */
@@ -348,13 +360,27 @@ static void walk_all(bool shared, const struct share shares[SEQUENCE])
     walk_end(&w);
 }
 
+static int run_one(int argc, char **argv)
+{
+    static struct walk w;
+    unsigned ops[SEQUENCE], n = 0;
+    for (int i = 2; i < argc && n < SEQUENCE; i++)
+        ops[n++] = (unsigned)strtoul(argv[i], NULL, 10) % N_OPERATIONS;
+    walk_begin(&w, true);
+    run_sequence(&w, ops, n);
+    walk_end(&w);
+    return n_reports ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 2 && strcmp(argv[1], "--one") == 0)
+        return run_one(argc, argv);
     thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
     unsigned part = argc == 4 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
     unsigned n_parts = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : 1;
     if (n_parts == 0 || part >= n_parts || (argc > 1 && !thorough)) {
-        fprintf(stderr, "usage: test_sequence_crash [--long [PART OF]]\n");
+        fprintf(stderr, "usage: test_sequence_crash [--long [PART OF] | --one I...]\n");
         return 2;
     }
     const struct share all[SEQUENCE] = {{n_parts, part}, {n_parts, part}, {n_parts, part}};

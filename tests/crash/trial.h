@@ -262,11 +262,13 @@ static inline void try_every_loss(struct trial *t, const bool *arrived)
 
 static inline void try_subsets(struct trial *t, size_t n)
 {
-    bool arrived[MAX_SECTORS];
+    bool arrived[MAX_SECTORS], versions = power_has_versions(t->im.power);
     for (unsigned bits = 0; bits < 1U << n; bits++) {
         for (size_t i = 0; i < n; i++)
             arrived[i] = bits >> i & 1;
         try_every_loss(t, arrived);
+        for (unsigned version = 1; versions && version < 3; version++)
+            try_cut(t, arrived, LOST_STALE, version);
     }
 }
 

@@ -136,6 +136,8 @@ static inline void claim(struct walk *w, struct side *h)
     step_begin(&w->s);
     if (custody_claim(h->c, &h->s, &e) < 0)
         die("claiming the image", &e);
+    const struct digest found = digest_of_store(h->s);
+    judge_state(&w->s.t, &found);
     step_done(&w->s, h->s);
     take_model(w, h->s);
 }

@@ -141,6 +141,12 @@ size_t power_n_volatile(struct power_disk *p)
     return p->n_order;
 }
 
+bool power_has_versions(struct power_disk *p)
+{
+    find_order(p);
+    return p->n_pending > p->n_order;
+}
+
 static void note_version(struct power_disk *p, uint64_t sector)
 {
     if (p->n_pending == p->room) {

@@ -35,6 +35,9 @@ uint64_t power_disk_size(const struct power_disk *p);
 /* The sectors that may be lost if power fails now: written since the last good flush, or in limbo.
  * In the order in which they were first written. */
 size_t power_n_volatile(struct power_disk *p);
+/* Was one of them written more than once? Then it has versions between the durable and the newest.
+ */
+bool power_has_versions(struct power_disk *p);
 uint64_t power_volatile_sector(const struct power_disk *p, size_t i);
 
 /* What a sector may hold that did not arrive. */
