@@ -163,8 +163,7 @@ static int become_ready(struct server *s, struct err *e)
     if (confine(&c, e) < 0)
         return -1;
     /* Not one command before that. */
-    if (listener_fd(s->data) >= 0)
-        worker_listen_for_data(s->worker, listener_fd(s->data));
+    worker_begin(s->worker, listener_fd(s->data));
     s->ready = true;
     log_line(s->log, 1, "ready");
     daemon_tell(&s->o->ready_fd, NULL);

@@ -46,6 +46,7 @@ struct worker {
     enum device_kind kind;
 
     _Atomic int listener; /* that the worker has not seen yet; -1: none */
+    _Atomic bool begun;   /* what was queued meanwhile is done */
     _Atomic bool end;
     _Atomic bool is_on;
     _Atomic bool stretching; /* the passphrase; never reset */
@@ -224,6 +225,8 @@ static void take_listener(struct worker *w)
 /* True: there was one. */
 static bool do_next_job(struct worker *w)
 {
+    if (w->session && !atomic_load(&w->begun) && !atomic_load(&w->end))
+        return false;
     pthread_mutex_lock(&w->lock);
     struct ctrl_job *job = queue_take(&w->todo);
     pthread_mutex_unlock(&w->lock);
@@ -268,7 +271,7 @@ static void look_for_image(struct worker *w)
 static void take_turn(struct worker *w, bool had_job)
 {
     struct pollfd p[2] = {{.fd = w->wake_fd, .events = POLLIN}, {.fd = -1}};
-    int64_t limit = w->data ? data_channel_wants(w->data, &p[1]) : -1;
+    int64_t limit = w->data && atomic_load(&w->begun) ? data_channel_wants(w->data, &p[1]) : -1;
     bool looks = w->session && session_looks_for_image(w->session);
     int n = poll(p, 2, had_job ? 0 : ms_left(looks ? sooner(limit, w->look_at) : limit, now_ms()));
     if (n < 0)
@@ -445,9 +448,10 @@ bool worker_next_event(struct worker *w, struct session_event *ret)
     return any;
 }
 
-void worker_listen_for_data(struct worker *w, int listener)
+void worker_begin(struct worker *w, int listener)
 {
     atomic_store(&w->listener, listener);
+    atomic_store(&w->begun, true);
     ring(w->wake_fd);
 }
 

@@ -48,8 +48,9 @@ bool worker_data_was_lost(struct worker *w);    /* since it was asked last */
 void worker_submit(struct worker *w, struct ctrl_job *job);
 struct ctrl_job *worker_done(struct worker *w); /* NULL: none */
 struct ctrl_job *worker_admin_done(struct worker *w);
-/* Borrowed, for as long as the worker lives. */
-void worker_listen_for_data(struct worker *w, int listener);
+/* While SERVING: from here on jobs are done and data clients are heard, not before. listener: for
+ * them, or -1; borrowed, for as long as the worker lives. */
+void worker_begin(struct worker *w, int listener);
 
 /* The reply of a job with is_last has left, or its client has gone before. */
 void worker_sent(struct worker *w, bool sent);

@@ -308,6 +308,26 @@ static void descriptor_is_refused_where_the_server_has_a_socket(void **state)
     assert_int_equal(rig_end(pid), 0);
 }
 
+/* What came while the passphrase was stretched is done when all is there: confined, and the
+ * server's socket listening. */
+static void what_came_early_is_not_done_before_the_daemon_is_ready(void **state)
+{
+    (void)state;
+    struct run r = {0};
+    int pair[2];
+    uint8_t reply[4];
+    file_put("k", "correct horse", 13);
+    program_expect(&r, 0, "create i --key file=k --iter-time 1500");
+    pid_t pid = rig_start(DATA_SOCKET);
+    int ctrl = rig_connect("c");
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    ctrl_send_fds(ctrl, CTRL_SET_DATAFD, &pair[1], 1);
+    assert_int_equal(ctrl_reply(ctrl, reply, 4), CTRL_IO_ERROR);
+    rig_log_says("clients may connect, and wait");
+    close(ctrl);
+    assert_int_equal(rig_end(pid), 0);
+}
+
 /* --- state --- */
 
 static uint8_t permanent[BLOB_ROOM], volatile_state[BLOB_ROOM], other[BLOB_ROOM];
@@ -577,6 +597,7 @@ int main(void)
         IN_DIR(only_one_stream_socket_becomes_the_data_channel),
         IN_DIR(next_data_channel_is_taken_when_the_one_before_is_gone),
         IN_DIR(descriptor_is_refused_where_the_server_has_a_socket),
+        IN_DIR(what_came_early_is_not_done_before_the_daemon_is_ready),
         IN_DIR(state_travels_and_comes_back),
         IN_DIR(refused_state_is_never_taken_for_commands),
         IN_DIR(state_that_is_cut_off_by_its_client_changes_nothing),
