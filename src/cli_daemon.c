@@ -36,14 +36,18 @@ int daemon_fork(struct daemon_parent *ret, int *ret_ready_fd, struct err *e)
     return 1;
 }
 
-/* Reads until the other end is closed or the room is used. 1: a signal came instead. */
+/* Reads until the other end is closed or the room is used. 1: a signal came instead; -1: the other
+ * end cannot be heard. */
 static int read_verdict(int fd, int signals, char *to, size_t room, size_t *ret_n)
 {
     struct pollfd p[] = {{.fd = fd, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
     size_t n = 0;
     while (n < room) {
-        if (poll(p, 2, -1) < 0 && errno != EINTR)
-            break;
+        if (poll(p, 2, -1) < 0) {
+            if (errno != EINTR)
+                return -1;
+            continue;
+        }
         if (p[1].revents)
             return 1;
         if (!p[0].revents)
@@ -51,7 +55,9 @@ static int read_verdict(int fd, int signals, char *to, size_t room, size_t *ret_
         ssize_t r = read(fd, to + n, room - n);
         if (r < 0 && errno == EINTR)
             continue;
-        if (r <= 0)
+        if (r < 0)
+            return -1;
+        if (r == 0)
             break;
         n += (size_t)r;
         /* Readiness is one digit: the daemon keeps running and may keep its end open. */
@@ -116,10 +122,12 @@ int daemon_wait(struct daemon_parent *p, int *ret_signal, struct err *e)
     if (r == 0) {
         r = decode(text, n, p->child, e);
     } else {
+        int os = errno;
         end_child(p);
-        if (read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        if (r > 0 && read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
             *ret_signal = (int)info.ssi_signo;
-        r = err_set(e, ERR_USAGE, "interrupted before the daemon was ready");
+        r = r > 0 ? err_set(e, ERR_USAGE, "interrupted before the daemon was ready")
+                  : err_sys(e, ERR_STORAGE, os, "the daemon cannot be heard, and was ended");
     }
     sigprocmask(SIG_SETMASK, &was, NULL);
     return r;

@@ -107,7 +107,9 @@ static int write_file(struct pid_file *p, struct err *e)
                          O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, MODE);
     if (fd < 0)
         return err_sys(e, err_kind_of_path(errno), errno, "--pid: cannot open %s", p->quoted);
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+    if (fstat(fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "--pid: cannot look at %s", p->quoted);
+    if (!S_ISREG(st.st_mode))
         return refuse_kind(p, e);
     if (st.st_size > 0 && check_content(p, fd, e) < 0)
         return -1;

@@ -146,21 +146,30 @@ static void describe(const struct user_regs_struct *r, pid_t tid, char *to, size
              r->rsi, r->rdx, r->r10, r->r8, r->r9, file);
 }
 
-/* What the kernel keeps in memory and gives or takes without fail: eventfd, signalfd. */
+static bool begins(const char *text, const char *with)
+{
+    return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* What the kernel keeps in memory gives and takes without fail: eventfd, signalfd. And a pipe whose
+ * writer is there, or a device, has no end. */
 static bool never_fails(const struct control *c, const struct user_regs_struct *r, pid_t tid)
 {
     char link[40], file[20] = "";
-    if ((r->orig_rax != SYS_read && r->orig_rax != SYS_write) || c->error == EAGAIN)
+    if (r->orig_rax != SYS_read && r->orig_rax != SYS_write)
         return false;
     snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)tid, (int)r->rdi);
-    return readlink(link, file, sizeof(file) - 1) > 0 && strncmp(file, "anon_inode:", 11) == 0;
+    if (readlink(link, file, sizeof(file) - 1) <= 0)
+        return false;
+    if (begins(file, "anon_inode:"))
+        return c->error != EAGAIN;
+    return c->error == 0 && c->how == INJECT_INSTEAD &&
+           (begins(file, "pipe:") || begins(file, "/dev/"));
 }
 
-static bool is_meant(const struct control *c, const struct user_regs_struct *r, pid_t tid)
+static bool is_meant(const struct control *c, const struct user_regs_struct *r)
 {
     if (c->call != (uint32_t)r->orig_rax)
-        return false;
-    if (c->n_hits > 0 && never_fails(c, r, tid))
         return false;
     if (c->match == INJECT_FIRST)
         return c->value == (uint32_t)r->rdi;
@@ -204,10 +213,11 @@ static void on_entry(struct tracer *t, struct task *task)
         describe(&r, task->tid, line, sizeof(line));
         fprintf(t->log, "%s\n", line);
     }
-    if (!is_meant(c, &r, task->tid))
+    if (!is_meant(c, &r))
         return;
     c->n_seen++;
-    if (c->n_seen == c->nth || (c->for_good && c->n_seen > c->nth && c->nth > 0))
+    bool fires = c->n_seen == c->nth || (c->for_good && c->n_seen > c->nth && c->nth > 0);
+    if (fires && !never_fails(c, &r, task->tid))
         override(t, task, &r);
 }
 
