@@ -128,6 +128,18 @@ static void entries_of_a_snapshot_that_make_no_sense_are_corruptions(void **stat
     found(d, 0, 2 + SIZE / C, "");
 }
 
+static void what_the_l1_table_says_of_sharing_is_compared(void **state)
+{
+    OWNED(mem_disk) d = mem_disk_of(mem_disk_bytes(im.disk), mem_disk_size(im.disk));
+    uint64_t entry = get_be64(mem_disk_bytes(d) + im.header.l1.byte);
+    (void)state;
+    set64(d, im.header.l1.byte, entry & ~QCOW_COPIED);
+    found(d, 1, 0, "L1 entry 0 is not marked as not shared, its refcount is 1");
+    set64(d, im.header.l1.byte, entry);
+    set_refs(d, (entry & QCOW_OFFSET) / C, 2);
+    found(d, 1, 1, "L1 entry 0 is marked as not shared, its refcount is 2");
+}
+
 /* 16 bits count no further: what has the highest refcount there is has no leak. */
 static void references_beyond_what_can_be_counted_are_neither_lost_nor_leaks(void **state)
 {
@@ -188,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(entries_of_a_snapshot_that_make_no_sense_are_corruptions),
+        cmocka_unit_test(what_the_l1_table_says_of_sharing_is_compared),
         cmocka_unit_test(references_beyond_what_can_be_counted_are_neither_lost_nor_leaks),
         cmocka_unit_test(clusters_without_any_refcount_are_told_in_an_image_that_is_marked),
         cmocka_unit_test(a_failing_read_is_no_verdict),

@@ -183,14 +183,19 @@ static void lengths_in_another_form_are_damage(void **state)
 static void a_content_without_room_for_its_tag_is_damage(void **state)
 {
     struct sealed s = seal(ENVELOPE_STATE, ENVELOPE_IMAGE_KEY);
-    size_t at = s.n - CONTENT - TAG;
+    size_t at = 4, n_header = 3 + (size_t)s.b[6]; /* 30 82 aa aa 30 81 hh .. */
     (void)state;
-    for (size_t left = 0; left < TAG; left++) {
-        struct sealed t = s;
-        t.b[at - 1] = (uint8_t)left;
-        t.n = at + left;
-        put_be16(t.b + 2, (uint16_t)(t.n - 4));
-        refused(ENVELOPE_STATE, &made.keys, &t, ERR_STATE_CORRUPT, "lengths");
+    for (size_t left = 0; left <= TAG; left++) {
+        struct sealed t = {0};
+        struct bytes_out out = bytes_out(t.b, sizeof(t.b));
+        der_put_head(&out, DER_SEQUENCE, n_header + 2 + left);
+        bytes_put(&out, s.b + at, n_header);
+        der_put_head(&out, DER_OCTET_STRING, left);
+        bytes_put(&out, s.b + s.n - left, left);
+        assert_false(out.bad);
+        t.n = out.n;
+        refused(ENVELOPE_STATE, &made.keys, &t, ERR_STATE_CORRUPT,
+                left < TAG ? "lengths" : "not authentic");
     }
 }
 

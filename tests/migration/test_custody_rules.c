@@ -148,6 +148,30 @@ static void sealed_and_plain_blobs_make_no_set(void **state)
     drop_set(&other);
 }
 
+/* A kind of which there is nothing is handed in as nothing. */
+static void what_is_not_in_the_set_need_not_be_handed_in(void **state)
+{
+    static const uint8_t text[] = "permanent";
+    uint8_t plain[sizeof(text) + BLOB_WIRE_OVERHEAD + 64];
+    struct err e;
+    (void)state;
+    serve(&at.a);
+    struct set sealed = give(&at.a); /* the permanent state alone */
+    await(&at.b);
+    assert_done(stage_bytes(&at.b, BLOB_PERMANENT, secret_peek(sealed.blob), sealed.n, &e), e);
+    assert_done(stage_bytes(&at.b, BLOB_VOLATILE, NULL, 0, &e), e);
+    assert_true(custody_set_is_whole(at.b.c));
+    stop(&at.b);
+    size_t n = blob_encoded_bytes(BLOB_WIRE, sizeof(text));
+    blob_encode(BLOB_WIRE, text, sizeof(text), plain);
+    at.b.rules = (struct custody_rules){.seal = SEAL_OFF};
+    await(&at.b);
+    assert_done(stage_bytes(&at.b, BLOB_PERMANENT, plain, n, &e), e);
+    assert_done(stage_bytes(&at.b, BLOB_VOLATILE, NULL, 0, &e), e);
+    assert_true(custody_set_is_whole(at.b.c));
+    drop_set(&sealed);
+}
+
 static void swtpms_file_is_not_what_travels(void **state)
 {
     static const uint8_t text[] = "permanent";
@@ -173,6 +197,7 @@ int main(void)
         TEST(only_who_runs_it_may_hand_it_over),
         TEST(nothing_is_exported_before_an_export_has_begun),
         TEST(sealed_and_plain_blobs_make_no_set),
+        TEST(what_is_not_in_the_set_need_not_be_handed_in),
         TEST(swtpms_file_is_not_what_travels),
     };
     return cmocka_run_group_tests(tests, open_folder, drop_folder);

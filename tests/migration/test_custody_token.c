@@ -78,8 +78,10 @@ static void offer_ready_and_arm_let_the_state_go_once(void **state)
     struct token offer = offer_of(&at.a), ready = ready_of(&at.b, &offer);
     assert_false(custody_is_armed(at.a.c));
     assert_refused(begin_export(&at.a, &e), e, ERR_USAGE, "prepare-outgoing here");
+    assert_refused(custody_check_save(at.a.c, &e), e, ERR_USAGE, "prepare-outgoing");
     assert_done(custody_arm(at.a.c, ready.text, &e), e);
     assert_true(custody_is_armed(at.a.c));
+    assert_done(custody_check_save(at.a.c, &e), e);
 
     struct set set = give(&at.a);
     let_go(&at.a, true);

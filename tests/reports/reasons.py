@@ -6,7 +6,8 @@
         : the reason, on one line or
         : on several
 
-with empty lines between them and # in front of remarks. A * in the file, the function, the text or
+with empty lines between them and # in front of remarks; several pairs of text and what about it may
+share a reason. A * in the file, the function, the text or
 the third line stands for anything. Nothing is named by its line number: those move.
 """
 import re
@@ -17,23 +18,28 @@ def pattern(text):
 
 
 class Entry:
-    def __init__(self, lines, path):
-        head = lines[0].split()
-        why = [l.strip() for l in lines[1:] if l.strip().startswith(':')]
-        what = [l.strip() for l in lines[1:] if not l.strip().startswith(':')]
-        if len(head) != 2 or len(what) != 2 or not why or not ''.join(why).strip(': '):
-            raise SystemExit(f'{path}: not an entry:\n' + '\n'.join(lines))
-        self.shown = ' | '.join([*head, *what])
-        self.parts = [pattern(p) for p in [*head, *what]]
+    def __init__(self, parts):
+        self.shown = ' | '.join(parts)
+        self.parts = [pattern(p) for p in parts]
         self.used = False
+
+
+def entries_of(block, path):
+    lines = [l.strip() for l in block.strip('\n').split('\n')]
+    head = lines[0].split()
+    why = [l for l in lines[1:] if l.startswith(':')]
+    what = [l for l in lines[1:] if not l.startswith(':')]
+    if len(head) != 2 or not what or len(what) % 2 or not ''.join(why).strip(': '):
+        raise SystemExit(f'{path}: not an entry:\n{block}')
+    return [Entry([*head, *what[i:i + 2]]) for i in range(0, len(what), 2)]
 
 
 class Reasons:
     def __init__(self, path):
         with open(path, encoding='utf-8') as f:
             text = '\n'.join(l.rstrip() for l in f if not l.startswith('#'))
-        self.entries = [Entry(block.strip('\n').split('\n'), path)
-                        for block in re.split(r'\n\s*\n', text) if block.strip()]
+        self.entries = [e for block in re.split(r'\n\s*\n', text) if block.strip()
+                        for e in entries_of(block, path)]
 
     def find(self, *what):
         """Is there a reason for this one? All that fit count as used."""
