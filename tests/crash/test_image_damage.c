@@ -7,19 +7,9 @@
  *     test_image_damage --long [PART OF [REGION]]    every bit; the PARTth of OF parts; of that
  *                                                    region of the table alone
  */
-#include <inttypes.h>
+#include "tests/crash/damage_table.h"
 
-#include "tests/crash/damage_places.h"
-#include "tests/support/power.h"
-
-enum verdict { /* below: refused with that class */
-               UNREAD = ERR_N_KINDS,
-               SAME,
-               OLDER, /* of whole sectors of the last writes, all of them: the state before those */
-               WRONG,
-               N_VERDICTS,
-};
-static unsigned long tally[N_GROUPS][N_VERDICTS], n_left, n_commits, n_wrong;
+static unsigned long n_left, n_commits;
 static uint64_t part = 1, parts = 1;
 static const char *region;
 static bool every_bit;
@@ -33,18 +23,6 @@ static struct {
     uint32_t *map;
     uint32_t n_map;
 } want;
-
-static void count(enum group g, enum verdict v, uint64_t n)
-{
-    tally[g][v] += n;
-}
-
-static void wrong(const struct place *p, uint64_t at, const char *what)
-{
-    count(p->group, WRONG, 1);
-    if (n_wrong++ < 400)
-        fprintf(stderr, "%s, byte %" PRIu64 ": %s\n", group_name[p->group], at, what);
-}
 
 static void digest_of(const struct store *s, uint8_t ret[SHA256_BYTES])
 {
@@ -413,42 +391,6 @@ static void end(void)
     free(want.map);
     free(written_by);
     clear_image();
-}
-
-/* ---- the table ---- */
-
-static void print_header(const char *unit)
-{
-    printf("%-24s %10s %10s %10s %10s %10s %10s %10s %10s\n", unit, "CORRUPT", "UNSUPPORT",
-           "KEY_WRONG", "other", "unread", "same", "older", "wrong");
-}
-
-static void print_row(const char *name, const unsigned long *row)
-{
-    unsigned long other = 0;
-    for (unsigned k = 0; k < ERR_N_KINDS; k++)
-        if (k != ERR_STATE_CORRUPT && k != ERR_UNSUPPORTED && k != ERR_KEY_WRONG)
-            other += row[k];
-    printf("%-24s %10lu %10lu %10lu %10lu %10lu %10lu %10lu %10lu\n", name, row[ERR_STATE_CORRUPT],
-           row[ERR_UNSUPPORTED], row[ERR_KEY_WRONG], other, row[UNREAD], row[SAME], row[OLDER],
-           row[WRONG]);
-}
-
-static void print_table(const char *unit)
-{
-    unsigned long sum[N_VERDICTS] = {0};
-    print_header(unit);
-    for (enum group g = 0; g < N_GROUPS; g++) {
-        unsigned long any = 0;
-        for (enum verdict v = 0; v < N_VERDICTS; v++) {
-            sum[v] += tally[g][v];
-            any += tally[g][v];
-        }
-        if (any > 0)
-            print_row(group_name[g], tally[g]);
-    }
-    print_row("all", sum);
-    memset(tally, 0, sizeof(tally));
 }
 
 int main(int argc, char **argv)
