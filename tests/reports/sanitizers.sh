@@ -138,18 +138,17 @@ memcheck()
     } >"$checked"
     chmod +x "$checked"
     n=0 bad=0
-    # Those of which no firmware gives up waiting for a TPM that is twenty times slower.
-    while read -r file test; do
+    # Those that measure no time. Where the firmware gives up waiting for a TPM that is twenty times
+    # slower, it leaves the TPM unusable to the guest: that needs a machine with nothing else to do.
+    while read -r -a test; do
         n=$((n + 1))
-        NVKEEP=$checked NVKEEP_BUILD=$root \
-            timeout 1800 python3 -B "tests/qemu/$file" "$test" >"$tmp/out" 2>&1 ||
-            { bad=$((bad + 1)); cat "$tmp/out"; }
+        NVKEEP=$checked NVKEEP_BUILD=$root timeout 1800 "${test[@]}" </dev/null >"$tmp/out" 2>&1 ||
+            { bad=$((bad + 1)); echo "memcheck: ${test[*]}"; cat "$tmp/out"; }
     done <<'END'
-test_boot.py sixty_commands_of_every_size_pass
-test_power.py nv_is_there_after_a_power_cut_with_tis
-test_power.py nv_is_there_after_a_power_cut_with_crb
-test_restore.py a_saved_machine_goes_on_by_cont
-test_handover.py the_old_owner_writes_nothing_whatever_it_is_told
+bash tests/src/test_serve_tpm2_tools.sh
+python3 -B tests/qemu/test_boot.py sixty_commands_of_every_size_pass
+python3 -B tests/qemu/test_power.py nv_is_there_after_a_power_cut_with_tis
+python3 -B tests/qemu/test_restore.py a_saved_machine_goes_on_by_cont
 END
     memcheck_log
     row 'memcheck: the daemon, with guests that work' $((n - bad)) "$bad" 0 "$(memcheck_reports)"
