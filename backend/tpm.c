@@ -48,9 +48,14 @@ static TPM_RESULT on_load(unsigned char **ret, uint32_t *ret_bytes, uint32_t num
     const uint8_t *p = tpm_shown(live, kind, &n);
     if (!p)
         return kind == BLOB_PERMANENT && !live->manufacturing ? TPM_FAIL : TPM_RETRY;
-    unsigned char *copy = n > 0 && n <= BLOB_MAX_BYTES ? malloc(n) : NULL;
-    if (!copy)
+    if (n == 0 || n > BLOB_MAX_BYTES)
         return TPM_FAIL;
+    unsigned char *copy = malloc(n);
+    if (!copy) {
+        /* libtpms starts without a volatile state that it was refused, and says nothing. */
+        (void)err_nomem(&live->lost, "the state of the TPM");
+        return TPM_FAIL;
+    }
     memcpy(copy, p, n);
     *ret = copy; /* libtpms frees it */
     *ret_bytes = (uint32_t)n;
@@ -196,6 +201,11 @@ int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what, stru
             ask |= types[i];
     errno = 0;
     TPM_RESULT rc = TPMLIB_ValidateState((enum TPMLIB_StateType)ask, 0);
+    if (live->lost.kind != ERR_NONE) {
+        *e = live->lost;
+        live->lost.kind = ERR_NONE;
+        return -1;
+    }
     return rc == TPM_SUCCESS ? 0 : tpm_lib_refusal(rc, what, e);
 }
 

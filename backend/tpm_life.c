@@ -129,11 +129,16 @@ static int start(struct tpm *t, struct err *e)
 {
     uint32_t rc = tpm_lib_init();
     int os = errno;
+    struct err lost = t->lost;
     bool stored = tpm_has_pending(t);
     tpm_forget_pending(t);
     if (rc == 0 && !stored)
         return 0;
     tpm_lib_terminate();
+    if (lost.kind != ERR_NONE) {
+        *e = lost;
+        return -1;
+    }
     errno = os;
     if (stored)
         return err_set(e, ERR_STATE_CORRUPT,
@@ -202,6 +207,7 @@ static int power_on(struct tpm *t, bool drop_volatile, struct err *e)
     }
     blob_set_clear(&t->staged);
     t->power = TPM_ON;
+    t->failed = false;
     t->maybe_orderly = true;
     t->shut_down = false;
     return 0;
@@ -240,6 +246,8 @@ void tpm_refuse(const struct tpm *t, uint8_t *resp, size_t *ret_resp_bytes)
 static bool needs_way_back(const struct tpm *t, const uint8_t *cmd, size_t n)
 {
     enum tpm_effect effect = tpm_command_effect(t->kind, cmd, n);
+    if (t->failed)
+        return false;
     return effect == TPM_MAY_STORE || (effect == TPM_EXTENDS && t->maybe_orderly);
 }
 
@@ -276,14 +284,12 @@ static uint32_t run(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t
 }
 
 /* libtpms takes a lack of memory in the middle of a command for the failure of the whole TPM, and
- * says nothing else from then on. Where there is no way back, the command was one that changes
- * nothing: what libtpms holds now is what it held before. */
+ * says nothing else from then on. The way back must have been taken before: the failure is part of
+ * the volatile state. */
 static int recover_from_failure(struct tpm *t, struct err *e)
 {
-    if (!t->before)
-        tpm_lib_take_volatile(t);
     (void)err_set(e, ERR_STORAGE, "libtpms could not carry out a command (no memory, most likely)");
-    return t->before ? put_back(t, e) : -1;
+    return put_back(t, e);
 }
 
 static int no_way_back(struct err *e)
@@ -303,9 +309,10 @@ static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t 
         result = no_way_back(e);
     } else {
         uint32_t code = run(t, cmd, cmd_bytes, resp, ret_resp_bytes);
-        result = code == RC_FAILURE && t->kind == DEVICE_TPM20
-                     ? recover_from_failure(t, e)
-                     : settle(t, tpm_response_is_auth_failure(t->kind, code), e);
+        bool failed = code == RC_FAILURE && t->kind == DEVICE_TPM20;
+        result = failed && goes_back ? recover_from_failure(t, e)
+                                     : settle(t, tpm_response_is_auth_failure(t->kind, code), e);
+        t->failed |= failed && !goes_back;
     }
     if (result < 0) {
         t->shut_down = false;
