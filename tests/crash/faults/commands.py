@@ -324,7 +324,9 @@ def all_scenes(tools, templates, base):
     yield OnImage(*t, "verify-key", "verify-key", "i", "--key", "pwdfile=k")
     yield OnImage(*t, "check", "check", "i", *key)
     dry = Recover(*t, "recover", "recover", "i", *key)
-    dry.done = lambda outcome: Scene.done(dry, outcome)
+    # What cannot be read is damage, too: it may say that less is left.
+    dry.done = lambda outcome: (None if "recoverable:" in outcome.out else "exit code 0, and no report"
+                                ) or Scene.refused(dry, outcome)
     yield dry
     yield Recover(*t, "recover --yes --backup", "recover", "i", *key, "--yes", "--backup", "b")
     yield Recover(*t, "recover --yes --no-backup", "recover", "i", *key, "--yes", "--no-backup")

@@ -111,6 +111,16 @@ class PcrExtend(OnTpm):
         return (values[0], extended(values[1], b"\7" * 32))
 
 
+class SelfTest(OnTpm):
+    """Writes nothing, and needs memory."""
+
+    def do(self, service):
+        service.tpm.self_test()
+        service.tpm.hash(b"abc")
+        service.tpm.get_random(8)
+        return 0
+
+
 class CreatePrimary(OnTpm):
     def do(self, service):
         key = service.tpm.create_primary(b"%d" % self.n)
@@ -235,6 +245,7 @@ def all_operations():
     yield NvWrite("NV_Write")
     yield NvRead("NV_Read")
     yield PcrExtend("PCR_Extend")
+    yield SelfTest("SelfTest, Hash, GetRandom")
     yield NvDefine("NV_DefineSpace, NV_UndefineSpace")
     yield CreatePrimary("CreatePrimary, FlushContext")
     yield OnControl("GET_TPMESTABLISHED", 0x04)
