@@ -258,22 +258,42 @@ static int reserve(struct store *s, struct commit *c, struct err *e)
     return 0;
 }
 
+/* W7: so that nobody builds on what an attempt may have left there. One sector less, and it is a
+ * record that was cut off. Uses s->record. */
+static int clear_sector(struct store *s, struct sector at, struct err *e)
+{
+    memset(secret_bytes(s->record), 0, SECTOR_BYTES); /* writing has encrypted what was there */
+    return qcow_disk_write(s->disk, at, 1, secret_bytes(s->record), e);
+}
+
+/* Where the next record of the log would begin. */
+static struct sector log_end(const struct store *s)
+{
+    return (struct sector){area_first(layout_of(s), AREA_LOG).nr + s->at.log_used};
+}
+
 /* After a failed write or flush: takes back what may be visible in the page cache although the disk
- * never had it, so that whoever opens the image next does not build on it. One sector less, and it
- * is a record that was cut off. An earlier attempt is taken back anew: after another failed flush
- * no later one vouches for the zeroes over it. There are two places: the attempts after one in the
- * log are checkpoints (W2). Without a flush, and if even this fails, nothing is worse. */
+ * never had it. An earlier attempt is taken back anew: after another failed flush no later one
+ * vouches for the zeroes over it. There are two places: the attempts after one in the log are
+ * checkpoints (W2). No flush; where it fails, the commit that succeeds makes up for it. */
 static void retract(struct store *s, enum record_area area, struct sector first)
 {
-    const struct sector log = {area_first(layout_of(s), AREA_LOG).nr + s->at.log_used};
     struct err ignored;
-    memset(secret_bytes(s->record), 0, SECTOR_BYTES);
-    bool earlier_in_log = s->log_tried;
-    s->log_tried = s->log_tried || area == AREA_LOG;
-    if (qcow_disk_write(s->disk, first, 1, secret_bytes(s->record), &ignored) < 0)
-        return;
-    if (earlier_in_log)
-        (void)!qcow_disk_write(s->disk, log, 1, secret_bytes(s->record), &ignored);
+    (void)!clear_sector(s, first, &ignored);
+    if (s->log_tried && area != AREA_LOG)
+        (void)!clear_sector(s, log_end(s), &ignored);
+    s->log_tried |= area == AREA_LOG;
+}
+
+/* What was tried in the log before is not left beside an acknowledged checkpoint: it would be taken
+ * for the state if that were damaged one day. The same flush vouches for both. */
+static int write_and_flush(struct store *s, enum record_area area, struct sector to, uint32_t n,
+                           struct err *e)
+{
+    if (qcow_disk_write(s->disk, to, n, secret_bytes(s->record), e) < 0 ||
+        (s->log_tried && area != AREA_LOG && clear_sector(s, log_end(s), e) < 0))
+        return -1;
+    return qcow_disk_flush(s->disk, e);
 }
 
 /* Seals the payload that lies at the start of s->record, writes and flushes. */
@@ -289,8 +309,7 @@ static int write_record(struct store *s, enum record_area area, enum record_kind
                 secret_bytes(s->record), next.mac);
 
     struct sector to = {area_first(layout_of(s), area).nr + position};
-    if (qcow_disk_write(s->disk, to, n, secret_bytes(s->record), e) < 0 ||
-        qcow_disk_flush(s->disk, e) < 0) {
+    if (write_and_flush(s, area, to, n, e) < 0) {
         retract(s, area, to);
         return err_prefix(e, "generation %" PRIu64 " could not be made durable", head.generation);
     }

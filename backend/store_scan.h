@@ -16,7 +16,9 @@
  *  W7  A failed commit overwrites the first sector that it wrote with zeroes, as well as it can:
  *      the page cache may show a record that the disk never had, and a later flush does not vouch
  *      for it. It does so anew for earlier failed ones, whose zeroes the failed flush leaves as
- *      doubtful. An opener flushes once, before it serves what it found.
+ *      doubtful; and so does the checkpoint that succeeds at last, for what was tried in the log,
+ *      in its own flush: that would be the state if the checkpoint were damaged one day. An opener
+ *      flushes once, before it serves what it found.
  *  W8  Where the claim does not keep every other writer out, an owner reads, before each write, the
  *      first sector of the checkpoint area that does not hold its base, which is where the first
  *      checkpoint of a new owner goes (W2, W3). If it verifies, is not what was there when the
