@@ -44,6 +44,7 @@ struct tpm {
     bool putting_back;
 
     uint8_t locality;
+    bool failed;        /* libtpms is in failure mode, and there was no way back: for good */
     bool maybe_orderly; /* the next PCR extend may end an orderly state, and store that */
     bool shut_down;     /* the last command was a TPM2_Shutdown, and succeeded */
 

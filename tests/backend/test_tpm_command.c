@@ -29,13 +29,11 @@ static void quick_commands_are_known_to_read(void **state)
     assert_int_equal(effect(&c), TPM_READS);
     cmd2_read_public(&c, 0x80000000);
     assert_int_equal(effect(&c), TPM_READS);
-    cmd2_self_test(&c);
-    assert_int_equal(effect(&c), TPM_READS);
 }
 
 static void everything_else_may_store(void **state)
 {
-    struct tpm_cmd c[8];
+    struct tpm_cmd c[9];
     (void)state;
     cmd2_startup(&c[0], SU_CLEAR);
     cmd2_shutdown(&c[1], SU_CLEAR);
@@ -45,6 +43,7 @@ static void everything_else_may_store(void **state)
     cmd2_start_session(&c[5]);
     cmd2_clear(&c[6]);
     cmd2_sign(&c[7], 0x80000000, digest);
+    cmd2_self_test(&c[8]); /* stores nothing, and fails without memory: it needs its way back */
     for (size_t i = 0; i < ARRAY_LEN(c); i++)
         assert_int_equal(effect(&c[i]), TPM_MAY_STORE);
     for (uint32_t code = 0x100; code < 0x200; code++) {

@@ -85,6 +85,14 @@ def get_random_command(n):
     return command2(0x17B, params=u16(n))
 
 
+def self_test_command():
+    return command2(0x143, params=u8(1))
+
+
+def hash_command(data):
+    return command2(0x17D, params=sized(data) + u16(ALG_SHA256) + u32(RH_NULL))
+
+
 def read_clock_command():
     return command2(0x181)
 
@@ -203,6 +211,12 @@ class Tpm2:
 
     def startup(self, kind=0):
         self.run("Startup", startup_command(kind))
+
+    def self_test(self):
+        self.run("SelfTest", self_test_command())
+
+    def hash(self, data):
+        return self.run("Hash", hash_command(data)).sized()
 
     def get_random(self, n):
         return self.run("GetRandom", get_random_command(n)).sized()
