@@ -495,6 +495,38 @@ static void a_recovery_that_fails_can_be_begun_anew(void **state)
     end(&h);
 }
 
+/* The same where noise lies about that has to go first. */
+static void clearing_that_fails_can_be_begun_anew(void **state)
+{
+    static struct history h;
+    uint8_t plain[SECTOR_BYTES];
+    (void)state;
+    begin(&h);
+    struct store *s = opened(&h.im);
+    for (unsigned i = 0; i < 5; i++)
+        change(&h, s, 1);
+    store_free(s);
+    power_on_flush(h.im.power, NULL, NULL);
+    seal_plain(&h, 20, 5 + (1 << 20) + 2, 1, plain);
+    plain[100] ^= 1;
+    put_plain(&h, LOG + 20, plain);
+    flip_generation(&h, 6);
+    h.attempts = 1;
+    for (unsigned nth = 1; nth <= 4; nth++) { /* the sector, its flush; the checkpoint, its flush */
+        struct err e = {0};
+        power_push(h.im.power);
+        struct recovery *r = recovery_of(&h.im);
+        power_fail(h.im.power, nth, false, EIO, 0);
+        assert_int_equal(recovery_write(r, &e), -1);
+        assert_int_equal(e.kind, ERR_STORAGE);
+        recovery_free(r);
+        power_fail(h.im.power, 0, false, 0, 0);
+        assert_comes_back(&h, 5);
+        power_pop(h.im.power);
+    }
+    end(&h);
+}
+
 static void somebody_who_writes_meanwhile_is_left_alone(void **state)
 {
     static struct history h;
@@ -535,6 +567,7 @@ int main(void)
         cmocka_unit_test(what_a_stale_owner_left_is_left_behind),
         cmocka_unit_test(a_number_without_a_next_one_is_refused),
         cmocka_unit_test(a_recovery_that_fails_can_be_begun_anew),
+        cmocka_unit_test(clearing_that_fails_can_be_begun_anew),
         cmocka_unit_test(somebody_who_writes_meanwhile_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
