@@ -28,7 +28,7 @@ class Outcome:
 class Scene:
     """One command. Its folder holds nothing but what the scene put there."""
 
-    n_short = 24  # faults in the short form
+    n_short = 12  # faults in the short form
 
     def __init__(self, tools, templates, base, name, *words, until_confined=False):
         self.tools, self.templates, self.name, self.words = tools, templates, name, words
@@ -315,7 +315,7 @@ def all_scenes(tools, templates, base):
     yield Create(*t, "create", "create", "i", *key, *quick)
     tpm12 = Create(*t, "create --new-key --tpm12 --json", "create", "i", "--new-key", "nk", "--tpm12",
                    *quick, "--json", new=("i", "nk"), key="nk")
-    tpm12.n_short = 10  # each makes an RSA key
+    tpm12.n_short = 6  # each makes an RSA key
     yield tpm12
     yield Create(*t, "create --incoming", "create", "i", *key, *quick, "--incoming", "--size", "512K",
                  "--cluster-size", "4K")

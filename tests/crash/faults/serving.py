@@ -80,7 +80,7 @@ class Daemon:
 class Serve(Scene):
     """Faults until it is confined; from then on everything works, or nothing was ever there."""
 
-    n_short = 40
+    n_short = 20
 
     def setup(self):
         self.needs = ("k", "i")
