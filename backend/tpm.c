@@ -199,8 +199,14 @@ int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what, stru
     for (size_t i = 0; i < N_TPM_BLOBS; i++)
         if (kinds & 1u << i && tpm_is_shown(t, (enum blob_kind)(i + 1)))
             ask |= types[i];
-    errno = 0;
-    TPM_RESULT rc = TPMLIB_ValidateState((enum TPMLIB_StateType)ask, 0);
+    TPM_RESULT rc;
+    /* A second time where memory was lacking: malloc() may say so, and succeed all the same. */
+    for (int tries = 0; tries < 2; tries++) {
+        errno = 0;
+        rc = TPMLIB_ValidateState((enum TPMLIB_StateType)ask, 0);
+        if (rc == TPM_SUCCESS || errno != ENOMEM)
+            break;
+    }
     if (live->lost.kind != ERR_NONE) {
         *e = live->lost;
         live->lost.kind = ERR_NONE;

@@ -136,13 +136,24 @@ void json_prepare(void)
     json_object_seed(0);
 }
 
+/* NULL: *why. A lack of memory leaves ENOMEM in errno: jansson does not always say so, and even
+ * goes on with the texts cut short. */
+static json_t *load(const char *text, size_t n, json_error_t *why)
+{
+    errno = 0;
+    return json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, why);
+}
+
 int json_in_parse(const char *text, size_t n, struct json_in **ret, struct err *e)
 {
     json_error_t why;
     char buf[160];
-    errno = 0;
-    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-    /* jansson does not always say so: it even goes on with the texts cut short. */
+    json_t *v = load(text, n, &why);
+    /* So does malloc() at times where it succeeds, but not again for what was just given back. */
+    if (errno == ENOMEM) {
+        json_decref(v);
+        v = load(text, n, &why);
+    }
     if (errno == ENOMEM) {
         json_decref(v);
         return err_nomem(e, "what came as JSON");
