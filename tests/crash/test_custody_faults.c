@@ -300,6 +300,7 @@ static const struct trial {
     int (*try)(struct err *e);
     enum seal_policy seal;
     bool with_key;
+    unsigned step; /* in the short form one call in so many fails; 0: each */
 } trials[] = {
     {"export", prepare_running, try_export},
     {"stage", prepare_staged, try_stage},
@@ -313,10 +314,10 @@ static const struct trial {
     {"export, as swtpm seals", prepare_running, try_export, SEAL_OFF, true},
     {"stage, as swtpm seals", prepare_staged, try_stage, SEAL_OFF, true},
     {"offer", prepare_offered, try_offer},
-    {"answer", prepare_offered, try_ready},
+    {"answer", prepare_offered, try_ready, .step = 4},
     {"arm", prepare_answered, try_arm},
-    {"look at what is awaited", prepare_awaiting, try_look},
-    {"stage into what is awaited", prepare_awaiting, try_stage},
+    {"look at what is awaited", prepare_awaiting, try_look, .step = 5},
+    {"stage into what is awaited", prepare_awaiting, try_stage, .step = 5},
 };
 
 static struct custody_rules rules_of(const struct trial *t)
@@ -356,7 +357,8 @@ static void all_faults(const struct trial *t)
     must(t->try(&e), t->name, &e);
     unsigned n = fault_disarm();
     clean_up();
-    for (unsigned nth = 1; nth <= n; nth++) {
+    unsigned step = t->step > 0 && max_variant == 1 ? t->step : 1;
+    for (unsigned nth = 1; nth <= n; nth += step) {
         (void)one_fault(t, nth, false);
         (void)one_fault(t, nth, true);
     }
