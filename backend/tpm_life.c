@@ -51,7 +51,7 @@ static int put_back(struct tpm *t, struct err *e)
 }
 
 /* What stood in the way (memory, most likely) may be there again. */
-static bool is_stuck(struct tpm *t)
+bool tpm_is_stuck(struct tpm *t)
 {
     if (t->power != TPM_STUCK || !t->before || !resume_before(t))
         return t->power == TPM_STUCK;
@@ -326,7 +326,7 @@ static int process(struct tpm *t, const uint8_t *cmd, size_t cmd_bytes, uint8_t 
 int tpm_process(struct tpm *t, uint8_t locality, const uint8_t *cmd, size_t cmd_bytes,
                 uint8_t *resp, size_t *ret_resp_bytes, struct err *e)
 {
-    if (is_stuck(t)) {
+    if (tpm_is_stuck(t)) {
         refuse(t, TPM_REFUSES_STORAGE, resp, ret_resp_bytes);
         *e = t->stuck;
         return -1;
@@ -419,7 +419,7 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     struct err e;
     if (t->power == TPM_OFF)
         return RESULT_BAD_ORDINAL;
-    if (is_stuck(t) || !t->store)
+    if (tpm_is_stuck(t) || !t->store)
         return RESULT_IO_ERROR;
     if (locality > TPM_LOCALITY_MAX)
         return RESULT_BAD_LOCALITY;
@@ -428,6 +428,8 @@ static uint32_t act(struct tpm *t, uint8_t locality, enum tpm_lib_act what, cons
     t->locality = locality;
     t->shut_down = false;
     tpm_lib_take_volatile(t);
+    if (!t->before)
+        return RESULT_IO_ERROR;
     uint32_t rc = tpm_lib_act(what, p, (uint32_t)n);
     if (settle(t, false, &e) < 0)
         rc = RESULT_IO_ERROR;
@@ -439,7 +441,7 @@ uint32_t tpm_established(struct tpm *t, bool *ret)
 {
     if (t->power == TPM_OFF)
         return RESULT_BAD_ORDINAL;
-    return t->power == TPM_STUCK ? RESULT_IO_ERROR : tpm_lib_established(ret);
+    return tpm_is_stuck(t) ? RESULT_IO_ERROR : tpm_lib_established(ret);
 }
 
 uint32_t tpm_reset_established(struct tpm *t, uint8_t locality)

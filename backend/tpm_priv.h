@@ -82,6 +82,10 @@ enum { TPM_ALL_BLOBS = (1 << N_TPM_BLOBS) - 1 };
  * errno, as tpm_lib_init() and tpm_lib_validate() left it, tells that. Returns -1. */
 int tpm_lib_refusal(uint32_t rc, const char *what, struct err *e);
 
+/* On, and not put back to where it was before a command: tries once more, where there is a way.
+ * Then t->stuck says why. */
+bool tpm_is_stuck(struct tpm *t);
+
 /* Into t->before, which stays NULL where libtpms cannot say. */
 void tpm_lib_take_volatile(struct tpm *t);
 void tpm_lib_forget_volatile(struct tpm *t);

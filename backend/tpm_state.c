@@ -202,7 +202,7 @@ int tpm_settle(struct tpm *t, struct err *e)
     struct state_change change = {0};
     if (!t->store)
         return err_set(e, ERR_USAGE, "the TPM has no store");
-    if (t->power == TPM_STUCK) {
+    if (tpm_is_stuck(t)) {
         *e = t->stuck;
         return -1;
     }
@@ -274,7 +274,7 @@ static int copy_secret(const uint8_t *p, size_t n, struct secret **ret, size_t *
 static int export_living_volatile(struct tpm *t, struct secret **ret, size_t *ret_bytes,
                                   struct err *e)
 {
-    if (t->power == TPM_STUCK) {
+    if (tpm_is_stuck(t)) {
         *e = t->stuck;
         return -1;
     }

@@ -80,7 +80,9 @@ static void json_report(struct cli_run *run, const struct recovery *r,
     if (!damaged)
         return;
     json_out_text(j, "damage", f->damage.text);
-    json_out_number(j, "generations_lost_most", f->newest - f->generation);
+    /* What cannot be read claims nothing. */
+    json_out_number(j, f->n_unreadable > 0 ? "generations_lost_seen" : "generations_lost_most",
+                    f->newest - f->generation);
     json_out_number(j, "unreadable_sectors", f->n_unreadable);
     json_out_bool(j, "recovered", done);
     if (!done)
@@ -111,9 +113,15 @@ static void text_lost(const struct recovery_facts *f)
         puts("lost:        perhaps what lay in sectors that cannot be read");
         return;
     }
-    printf("lost:        at most %" PRIu64 " generation%s, %" PRIu64 " to %" PRIu64
-           " (the last one may never have been complete)\n",
-           n, n == 1 ? "" : "s", f->generation + 1, f->newest);
+    if (f->n_unreadable > 0)
+        printf("lost:        of generations %" PRIu64 " to %" PRIu64
+               " something is seen, and there "
+               "may be more in sectors that cannot be read\n",
+               f->generation + 1, f->newest);
+    else
+        printf("lost:        at most %" PRIu64 " generation%s, %" PRIu64 " to %" PRIu64
+               " (the last one may never have been complete)\n",
+               n, n == 1 ? "" : "s", f->generation + 1, f->newest);
 }
 
 static void text_report(const struct cli_args *a, const struct recovery *r,
