@@ -286,6 +286,10 @@ class Campaign:
 
     def go(self):
         """All of it."""
+        if not self.engines or not any(self.wanted(t) for t in targets()):
+            print("nothing to fuzz: no target of that name, or neither clang nor afl-clang-fast is installed",
+                  file=sys.stderr)
+            return 1
         if self.options.committed:
             self.source = engines.committed_source(self.work.folder, 0)
         threads = [threading.Thread(target=self.worker) for _ in range(self.options.jobs)]
