@@ -90,6 +90,41 @@ static void a_change_that_changes_nothing_known_is_refused(void **state)
     nonsense(RECORD_DELTA, noise, 1);
 }
 
+/* Beyond these numbers somebody could count until they run out, and then an acknowledged change
+ * would look older than what it replaced. */
+static void numbers_that_could_run_out_are_refused(void **state)
+{
+    static const uint8_t second[] = {1, 1, 0, 0, 0, 6, 's', 'e', 'c', 'o', 'n', 'd'};
+    static const struct {
+        uint64_t generation, epoch;
+        bool opens;
+    } each[] = {{UINT64_MAX, 2, false},
+                {2, UINT64_MAX, false},
+                {UINT64_MAX / 8 * 7 + 1, 2, false},
+                {2, UINT64_MAX / 8 * 7 + 1, false},
+                {UINT64_MAX / 8 * 7, UINT64_MAX / 8 * 7, true}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(each); i++) {
+        struct store_image im = image_of(&store_image_small, "first", 5);
+        const struct record_head head = {each[i].generation, each[i].epoch, RECORD_FULL,
+                                         sizeof(second)};
+        struct store *s = NULL;
+        struct store_look *look = NULL;
+        struct qcow_disk *d = NULL;
+        struct err e = {0};
+        put_record(&im, AREA_CHECKPOINT_B, CHECKPOINT_B, &head, second);
+        assert_int_equal(store_image_open(&im, &s, &e), each[i].opens ? 0 : -1);
+        assert_int_equal(store_image_disk(&im, &d, &e), 0);
+        assert_int_equal(store_look(d, &look, &e), each[i].opens ? 0 : -1);
+        if (!each[i].opens)
+            assert_int_equal(e.kind, ERR_UNSUPPORTED);
+        store_free(s);
+        store_look_free(look);
+        qcow_disk_free(d);
+        store_image_clear(&im);
+    }
+}
+
 /* What is right passes by the same way. */
 static void a_record_that_makes_sense_is_found(void **state)
 {
@@ -133,6 +168,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_checkpoint_without_a_state_in_it_is_refused),
         cmocka_unit_test(a_change_that_changes_nothing_known_is_refused),
+        cmocka_unit_test(numbers_that_could_run_out_are_refused),
         cmocka_unit_test(a_record_that_makes_sense_is_found),
         cmocka_unit_test(marks_are_equal_in_everything_or_not_at_all),
     };
