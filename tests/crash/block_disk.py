@@ -28,6 +28,15 @@ class Missing(Exception):
 def attach_loop(path):
     """A loop device that goes away with its last user: (descriptor that holds it, its path)."""
     backing = os.open(path, os.O_RDWR)
+    try:
+        return configure_loop(path, backing)
+    except OSError as e:  # no node for that device, no right to use it
+        raise Missing(f"a loop device: {e}") from e
+    finally:
+        os.close(backing)
+
+
+def configure_loop(path, backing):
     control = os.open("/dev/loop-control", os.O_RDWR)
     try:
         for _ in range(50):
@@ -46,16 +55,17 @@ def attach_loop(path):
         raise Missing("a free loop device")
     finally:
         os.close(control)
-        os.close(backing)
 
 
 def mount(path, at, kind):
-    """The file system in the file `path`."""
+    """The file system in the file `path`. OSError: it is what does not come back."""
     device, name = attach_loop(path)
     options = b"nouuid" if kind == "xfs" else b""
     try:
         if libc.mount(name.encode(), at.encode(), kind.encode(), 0, options):
             e = ctypes.get_errno()
+            if e in (errno.ENODEV, errno.EPERM, errno.EACCES):
+                raise Missing(f"{kind} in this kernel, or the right to mount it: {os.strerror(e)}")
             raise OSError(e, os.strerror(e), name)
     finally:
         os.close(device)
@@ -174,13 +184,20 @@ class Recording:
                                f"log-sector-size={SECTOR},log-super-update-interval=1",
                  "--export", f"type=fuse,id=out,node-name=both,mountpoint={served},writable=on"],
                 stdin=subprocess.DEVNULL, stderr=err)
+        try:
+            self._wait_until_served(served, err.name)
+            mount(served, self.root, self.kind)
+        except BaseException:
+            self._end()
+            raise
+
+    def _wait_until_served(self, served, errors):
         end = time.monotonic() + 10
         while os.path.getsize(served) != self.size:
             if self.daemon.poll() is not None or time.monotonic() > end:
-                with open(err.name, encoding="utf-8", errors="replace") as f:
+                with open(errors, encoding="utf-8", errors="replace") as f:
                     raise Missing(f"qemu-storage-daemon with blklogwrites and a FUSE export: {f.read()}")
             time.sleep(0.01)
-        mount(served, self.root, self.kind)
 
     def position(self):
         """How many entries the log has: what was answered before now was answered at or before it."""
@@ -195,6 +212,9 @@ class Recording:
             unmount(self.root)
         except OSError:
             unmount(self.root, lazy=True)
+        self._end()
+
+    def _end(self):
         self.daemon.send_signal(signal.SIGTERM)
         self.daemon.wait()
         self.daemon = None
