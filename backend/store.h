@@ -39,9 +39,9 @@ struct state_change {
 struct store;
 
 /* Takes the disk on success. Flushes once, so that what is served is durable; writes nothing.
- * ERR_STATE_CORRUPT (says which record and what still can be opened); ERR_UNSUPPORTED: generation or
- * epoch are so high that they could run out. A store that was made to receive a migration opens, and
- * holds no blob. */
+ * ERR_STATE_CORRUPT (says which record and what still can be opened); ERR_UNSUPPORTED: generation
+ * or epoch are so high that they could run out. A store that was made to receive a migration opens,
+ * and holds no blob. */
 int store_open(struct qcow_disk_rw **d, struct store **ret, struct err *e) MUST_CHECK;
 void store_free(struct store *s); /* lets the claim go */
 DEFINE_OWNED(store);
