@@ -151,11 +151,13 @@ class Table:
         self.secrets = secrets
         self.rows, self.reasons, self.wrong = [], [], []
 
-    def search(self, place, content, allowed=None):
+    def search(self, place, content, allowed=None, may_be_empty=False):
         """allowed: name of a secret -> why it may be there. Such a reason is wrong where nothing is
-        found: then the table would lie."""
+        found: then the table would lie. And so it would of a place where there was nothing to search."""
         allowed = allowed or {}
         cells = []
+        if not may_be_empty and not content.strip(b"\0"):
+            self.wrong.append(f"{place} is empty: nothing was searched")
         for secret in self.secrets:
             n, why = secret.count(content), allowed.get(secret.name)
             cells.append(n)
