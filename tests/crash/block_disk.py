@@ -192,9 +192,11 @@ class Recording:
             raise
 
     def _wait_until_served(self, served, errors):
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while os.path.getsize(served) != self.size:
-            if self.daemon.poll() is not None or time.monotonic() > end:
+            if time.monotonic() > end:
+                raise TimeoutError("qemu-storage-daemon exports nothing")
+            if self.daemon.poll() is not None:
                 with open(errors, encoding="utf-8", errors="replace") as f:
                     raise Missing(f"qemu-storage-daemon with blklogwrites and a FUSE export: {f.read()}")
             time.sleep(0.01)
