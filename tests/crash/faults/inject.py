@@ -2,9 +2,11 @@
 
 import mmap
 import os
+import re
 import signal
 import struct
 import subprocess
+import tempfile
 import time
 
 WORDS = ("armed", "arm_at_entry", "until_confined", "call", "match", "value", "nth", "for_good", "error", "how",
@@ -151,7 +153,12 @@ class Tools:
         for path in (self.nvkeep, self.inject, self.shim):
             if not os.path.exists(path):
                 return path
-        return None
+        with tempfile.NamedTemporaryFile() as control:
+            control.truncate(CONTROL_BYTES)
+            done = subprocess.run([self.inject, control.name, "-", "-", "/bin/true"], check=False,
+                                  capture_output=True, text=True)
+        said = re.search("missing: (.*)", done.stdout + done.stderr)
+        return said and said.group(1)
 
     def run(self, folder, *words, timeout=60):
         """Without faults."""
