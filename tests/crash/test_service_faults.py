@@ -103,6 +103,11 @@ def check_logs(service):
         demand(LOG_LINE.match(line), f"in the log: {line}")
 
 
+def judge_refusal(op, fault, rc):
+    demand(not must_go_on(fault), f"is no failure, but it answered {rc}")
+    demand(rc in op.refusals(fault), f"it answered {rc if isinstance(rc, str) else hex(rc)}")
+
+
 def judge(service, op, fault, rc, before):
     """After the fault: it serves, and the values are what the answer says."""
     if rc is None:  # what is still on its way belongs to nobody any more
@@ -119,7 +124,7 @@ def judge(service, op, fault, rc, before):
     elif rc is None:
         demand(found in (before, after), f"it did not answer, and there is {found}")
     else:
-        demand(rc in op.refusals(fault), f"it answered {rc if isinstance(rc, str) else hex(rc)}")
+        judge_refusal(op, fault, rc)
         demand(found == before, f"it refused, and there is {found}, not {before}")
     if rc != 0:
         demand(attempt(service, op) == 0, "the same command fails when nothing does any more")
@@ -135,8 +140,8 @@ def try_one(service, op, fault, tally):
     service.control.set(armed=1)
     rc = attempt(service, op, fault)
     if fault.for_good and rc not in (0, None):
-        again = attempt(service, op, fault)
-        rc = rc if again == rc else again
+        judge_refusal(op, fault, rc)
+        rc = attempt(service, op, fault)
     service.disarm()
     service.set_patience()
     hit = service.control.alloc_hit if fault.call == "allocation" else service.control.hit
