@@ -258,6 +258,7 @@ int custody_stage(struct custody *c, enum blob_kind kind, const uint8_t *p, size
             (int)kind);
     }
     if (n > 0) {
+        /* An envelope's content may be empty, and is NULL then. */
         digest_part(&c->in_digest, kind, content ? secret_peek(content) : p, content_bytes);
         c->got |= 1u << (kind - 1);
     }
