@@ -72,7 +72,7 @@ static const char *recognise(const uint8_t *bytes, size_t n)
     static const struct {
         const char *with, *is;
     } known[] = {
-        {"swtpmlin", "the linear store of swtpm"},
+        {"nilmptws", "the linear store of swtpm"}, /* "swtpmlin" as a number, little-endian */
         {"\x7f"
          "ELF",
          "a program"},
@@ -89,9 +89,9 @@ static const char *recognise(const uint8_t *bytes, size_t n)
     for (size_t i = 0; i < ARRAY_LEN(known); i++)
         if (begins(bytes, n, known[i].with, strlen(known[i].with)))
             return known[i].is;
-    /* The header of swtpm's state files: version 2, least version 1, header of 8 bytes, flags,
+    /* The header of swtpm's state files: version 2, least version 1, header of 10 bytes, flags,
      * total length. */
-    if (n >= 8 && bytes[0] == 2 && bytes[1] == 1 && get_be16(bytes + 2) == 8)
+    if (n >= 8 && bytes[0] == 2 && bytes[1] == 1 && get_be16(bytes + 2) == 10)
         return "a state file of swtpm";
     if (bytes_all_zero(bytes, n))
         return "zeroes";

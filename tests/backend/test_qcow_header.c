@@ -339,7 +339,10 @@ static void every_truncation_is_refused(void **state)
 /* S4.1: what it is decides over the message, never over the verdict. */
 static void what_is_not_qcow2_is_foreign_and_called_by_its_name(void **state)
 {
-    static const uint8_t swtpm_blob[16] = {2, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 16};
+    /* Both as swtpm 0.7.1 writes them. */
+    static const uint8_t swtpm_blob[16] = {2, 1, 0, 10, 0, 0, 0, 0, 5, 0x23, 0, 1, 0, 0, 5, 0x13};
+    static const uint8_t swtpm_linear[12] = {0x6e, 0x69, 0x6c, 0x6d, 0x70, 0x74,
+                                             0x77, 0x73, 1,    0,    0xc0, 0};
     uint8_t buf[QCOW_HEADER_MAX] = {0};
     (void)state;
     refused_bytes(buf, 0, 0, ERR_STATE_FOREIGN, "an empty file");
@@ -348,13 +351,33 @@ static void what_is_not_qcow2_is_foreign_and_called_by_its_name(void **state)
     memcpy(buf, "LUKS\xba\xbe\0\1", 8); /* S2.16: the layers the wrong way round */
     refused_bytes(buf, sizeof(buf), FILE_BYTES, ERR_STATE_FOREIGN,
                   "a LUKS volume that is not inside a qcow2 image");
-    memcpy(buf, "swtpmlin", 8);
+    memcpy(buf, swtpm_linear, sizeof(swtpm_linear));
     refused_bytes(buf, sizeof(buf), FILE_BYTES, ERR_STATE_FOREIGN, "linear store of swtpm");
     memcpy(buf, "QFI\xfb\0\0\0\1", 8); /* S2.11 */
     refused_bytes(buf, sizeof(buf), FILE_BYTES, ERR_UNSUPPORTED, "qcow image of version 1");
     refused_bytes(swtpm_blob, sizeof(swtpm_blob), 1400, ERR_STATE_FOREIGN, "a state file of swtpm");
     memset(buf, 0xa5, sizeof(buf));
     refused_bytes(buf, sizeof(buf), FILE_BYTES, ERR_STATE_FOREIGN, "neither qcow2 nor anything");
+}
+
+/* One byte of the magic is damage, two are another file. */
+static void a_damaged_magic_is_told_from_another_file(void **state)
+{
+    static const struct {
+        uint8_t xor [4];
+        enum err_kind kind;
+    } v[] = {{{1, 0, 0, 0}, ERR_STATE_CORRUPT},    {{0, 0xff, 0, 0}, ERR_STATE_CORRUPT},
+             {{0, 0, 0x80, 0}, ERR_STATE_CORRUPT}, {{0, 0, 0, 0x10}, ERR_STATE_CORRUPT},
+             {{1, 1, 0, 0}, ERR_STATE_FOREIGN},    {{0, 0, 1, 1}, ERR_STATE_FOREIGN},
+             {{1, 0, 0, 1}, ERR_STATE_FOREIGN},    {{1, 1, 1, 1}, ERR_STATE_FOREIGN}};
+    uint8_t bytes[QCOW_HEADER_MAX];
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(v); i++) {
+        sound_bytes(bytes);
+        for (size_t k = 0; k < 4; k++)
+            bytes[k] ^= v[i].xor [k];
+        refused_bytes(bytes, sizeof(bytes), FILE_BYTES, v[i].kind, "");
+    }
 }
 
 static void oddities_are_told_of_what_is_refused(void **state)
@@ -423,6 +446,7 @@ int main(void)
         cmocka_unit_test(too_many_extensions_are_refused),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(what_is_not_qcow2_is_foreign_and_called_by_its_name),
+        cmocka_unit_test(a_damaged_magic_is_told_from_another_file),
         cmocka_unit_test(oddities_are_told_of_what_is_refused),
         cmocka_unit_test(the_digest_covers_each_field_that_matters),
     };
