@@ -193,7 +193,7 @@ bad 'noise' STATE_FOREIGN 'no qcow2 header'
 head -c 3000000 /dev/zero >"$image"
 bad 'zeroes' STATE_FOREIGN 'no qcow2 header'
 printf '\002\001\000\012\000\000\000\000\005\152' >"$image"
-bad 'state of swtpm' STATE_FOREIGN 'no qcow2 header'
+bad 'state of swtpm' STATE_FOREIGN 'no qcow2 header was found: this is a state file of swtpm'
 qemu-img create -q -f vmdk "$image" 1M
 bad 'a VMDK image' STATE_FOREIGN 'no qcow2 header'
 qemu-img create -q -f qcow "$image" 1M
