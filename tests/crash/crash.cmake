@@ -7,7 +7,7 @@ target_link_options(crash_test_sequence_crash PRIVATE -Wl,--wrap=qcow_disk_rw_fr
     -Wl,--wrap=blk_open -Wl,--wrap=qcow_recover
     -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
 target_link_options(crash_test_tpm_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
-    -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
+    -Wl,--wrap=store_commit -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
 
 # What tests/crash/damage_image.h needs.
 foreach(name image_damage image_recover)

@@ -19,6 +19,9 @@ struct steps {
     bool killing;   /* at the next flush the disk is put aside (power_push) as it is before that */
     void (*seen)(struct steps *w, const struct digest *found); /* each state; NULL: nobody */
 
+    bool counts_commits; /* whoever runs steps says in `asked` that the step asked for a commit */
+    bool asked;
+
     bool later;
     size_t n_found;
     struct {
@@ -108,6 +111,7 @@ static inline void cut_here(void *ctx)
 static inline void step_begin(struct steps *w)
 {
     w->n_found = 0;
+    w->asked = !w->counts_commits;
     w->later = true;
     w->t.checking = !w->cutting;
 }
@@ -134,6 +138,14 @@ static inline void cut_afterwards(struct steps *w)
     random_bits = bits;
 }
 
+/* Where no commit was asked for, what an attempt has left may still arrive. An acknowledged commit
+ * ends that, even one that changes nothing (W5). */
+static inline bool attempts_remain(const struct steps *w, const struct digest *now)
+{
+    return !w->asked && w->t.n_past > 0 && same(now, &w->t.past[w->t.n_past - 1]) &&
+           power_n_volatile(w->t.im.power) > 0;
+}
+
 /* s holds what was acknowledged. */
 static inline void step_done(struct steps *w, const struct store *s)
 {
@@ -141,29 +153,13 @@ static inline void step_done(struct steps *w, const struct store *s)
     tally.commits++;
     allow(&w->t, &now);
     judge_later(w);
+    if (!attempts_remain(w, &now))
+        allow_only(&w->t, &now);
     remember(&w->t, &now);
-    allow_only(&w->t, &now);
     cut_afterwards(w);
 }
 
-/* What a failed attempt may have left, where it is not known beforehand: one state that never was.
- */
-static inline void allow_attempt(struct steps *w)
-{
-    for (size_t i = 0; i < w->n_found; i++) {
-        bool known = false;
-        for (size_t j = 0; j < w->t.n_past; j++)
-            known |= same(&w->found[i].d, &w->t.past[j]);
-        for (size_t j = 0; j < w->t.n_allowed; j++)
-            known |= same(&w->found[i].d, &w->t.allowed[j]);
-        if (!known) {
-            allow(&w->t, &w->found[i].d);
-            return;
-        }
-    }
-}
-
-/* And s is as it was. tried: what it would have become, or NULL. */
+/* And s is as it was. tried: what it would have become. */
 static inline void step_failed(struct steps *w, const struct store *s, const struct digest *old,
                                const struct digest *tried)
 {
@@ -173,10 +169,7 @@ static inline void step_failed(struct steps *w, const struct store *s, const str
         tally.mixed++;
         report("a failed commit left its mark", &w->t, "in memory");
     }
-    if (tried)
-        allow(&w->t, tried);
-    else
-        allow_attempt(w);
+    allow(&w->t, tried);
     judge_later(w);
     cut_afterwards(w);
 }

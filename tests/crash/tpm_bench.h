@@ -1,7 +1,8 @@
 /* A real TPM over a power disk: commands are steps (steps.h).
  *
  * What a state of the disk is worth shows when a TPM is started from it. There is one TPM to a
- * process, so states are put aside while it runs and tried when it has gone.
+ * process, so states are put aside while it runs and tried when it has gone. For programs linked
+ * with --wrap=store_commit, besides what kept_disk.h and kept_secrets.h need.
  */
 #ifndef NVKEEP_TESTS_TPM_BENCH_H
 #define NVKEEP_TESTS_TPM_BENCH_H
@@ -16,8 +17,9 @@ struct bench {
     enum device_kind kind;
     struct tpm_run run;
     struct tpm_cmd c;
-    uint32_t n_fresh; /* makes each write another */
-    bool allocated;   /* PCRs, since the last start */
+    uint32_t n_fresh;    /* makes each write another */
+    bool allocated;      /* PCRs, since the last start */
+    struct digest tried; /* by the last commit: a TPM draws random numbers, so nobody else knows */
 
     /* What the incoming set is made of. */
     struct secret *set[N_TPM_BLOBS];
@@ -36,6 +38,25 @@ static inline void bench_fail(struct bench *b, const char *what, const struct er
     report(what, &b->s.t, e->text);
 }
 
+/* ---- what a command tries to store ---- */
+
+static struct bench *running;
+
+int __real_store_commit(struct store *s, const struct state_change *change, struct err *e);
+int __wrap_store_commit(struct store *s, const struct state_change *change, struct err *e);
+int __wrap_store_commit(struct store *s, const struct state_change *change, struct err *e)
+{
+    if (!running || !running->run.t || s != tpm_store(running->run.t))
+        return __real_store_commit(s, change, e); /* what is opened for a look meanwhile */
+    struct state_change whole = store_image_content(s);
+    for (size_t i = 0; i < N_BLOBS; i++)
+        if (change->blob[i].what != BLOB_KEEP)
+            whole.blob[i] = change->blob[i];
+    running->tried = digest_of(&whole);
+    running->s.asked = true;
+    return __real_store_commit(s, change, e);
+}
+
 /* ---- steps of a TPM ---- */
 
 /* One command: b->c. */
@@ -43,9 +64,10 @@ static inline struct tpm_rsp bench_send(struct bench *b)
 {
     const struct digest old = digest_of_store(tpm_store(b->run.t));
     step_begin(&b->s);
+    b->tried = old;
     struct tpm_rsp r = tpm_run(&b->run, &b->c);
     if (b->run.result < 0)
-        step_failed(&b->s, tpm_store(b->run.t), &old, NULL);
+        step_failed(&b->s, tpm_store(b->run.t), &old, &b->tried);
     else
         step_done(&b->s, tpm_store(b->run.t));
     return r;
@@ -134,6 +156,8 @@ static inline void bench_begin(struct bench *b, enum device_kind kind, uint64_t 
     struct err e;
     memset(b, 0, sizeof(*b));
     b->kind = kind;
+    b->s.counts_commits = true;
+    running = b;
     if (tpm_manufacture(kind, &blobs, &e) < 0)
         die("a TPM", &e);
     for (size_t i = 0; i < N_TPM_BLOBS; i++)

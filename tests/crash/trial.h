@@ -366,6 +366,9 @@ static inline void allow_only(struct trial *t, const struct digest *d)
 
 static inline void allow(struct trial *t, const struct digest *d)
 {
+    for (size_t i = 0; i < t->n_allowed; i++)
+        if (same(&t->allowed[i], d))
+            return;
     if (t->n_allowed < MAX_ALLOWED)
         t->allowed[t->n_allowed++] = *d;
 }
