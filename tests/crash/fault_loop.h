@@ -23,7 +23,7 @@ static struct {
 static char folder[200], path[300];
 static struct secret *pass;
 static const char passphrase[] = "fault loop";
-static unsigned variant; /* of errors */
+static unsigned variant, n_variants; /* of errors; more than one: --long */
 
 static inline void violation(const char *where, const char *what, const struct err *e)
 {
@@ -113,16 +113,17 @@ static inline void nothing_to_prepare(void)
 {
 }
 
-/* Runs try() with every call failing in turn; it disarms when what is tried is over, and returns
- * whether it succeeded all the same. */
-static inline void for_each_fault(const char *where, void (*prepare)(void), bool (*try)(void))
+/* Runs try() with calls failing in turn; it disarms when what is tried is over, and returns whether
+ * it succeeded all the same. Of the calls before the last n_last, one in `step` fails. */
+static inline void for_most_faults(const char *where, void (*prepare)(void), bool (*try)(void),
+                                   unsigned n_last, unsigned step)
 {
     prepare();
     fault_arm(0, false, 0);
     if (!try())
         die(where, &(struct err){.text = "does not even work without faults"});
     unsigned n = fault_disarm();
-    for (unsigned nth = 1; nth <= n; nth++) {
+    for (unsigned nth = 1; nth <= n; nth += nth + n_last < n ? step : 1) {
         for (unsigned for_good = 0; for_good < 2; for_good++) {
             int os;
             prepare();
@@ -139,9 +140,14 @@ static inline void for_each_fault(const char *where, void (*prepare)(void), bool
     printf("faults: %-28s %4u calls\n", where, n);
 }
 
+static inline void for_each_fault(const char *where, void (*prepare)(void), bool (*try)(void))
+{
+    for_most_faults(where, prepare, try, 0, 1);
+}
+
 /* ---- the image ---- */
 
-static uint8_t bytes[6000];
+static uint8_t bytes[18000];
 static size_t n_bytes = 3000;
 
 static inline struct state_change state_now(void)
@@ -170,7 +176,7 @@ static inline int fault_loop(int argc, char **argv, void (*all)(void))
 {
     struct err e;
     const char *tmp = getenv("TMPDIR");
-    unsigned n_variants = argc > 1 && strcmp(argv[1], "--long") == 0 ? 6 : 1;
+    n_variants = argc > 1 && strcmp(argv[1], "--long") == 0 ? 6 : 1;
     snprintf(folder, sizeof(folder), "%s/nvkeep-faults-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(folder) || secret_new(sizeof(passphrase), &pass, &e) < 0)
         die(folder, &(struct err){.text = "cannot be made"});

@@ -215,6 +215,17 @@ static void prepare_answered(void)
     must(custody_ready(target.c, offer, look, 0, ready, &e), "answer", &e);
 }
 
+static struct image *unlocked;
+
+static void prepare_unlocked(void)
+{
+    struct err e = {0};
+    OWNED(image_file) f = NULL;
+    prepare_released();
+    must(image_file_open(path, &f, &e), "open", &e);
+    must(image_unlock(&f, pass, sizeof(passphrase) - 1, NULL, &unlocked, &e), "unlock", &e);
+}
+
 /* The target has stored it, and gives up before it was used. */
 static void prepare_given_up(void)
 {
@@ -229,6 +240,7 @@ static void clean_up(void)
     side_free(&source);
     side_free(&target);
     secret_free(MOVE(blob));
+    image_free(MOVE(unlocked));
 }
 
 static int try_export(struct err *e)
@@ -276,6 +288,22 @@ static int try_look(struct err *e)
     return custody_prepare_load(target.c, NULL, &look, e);
 }
 
+static int try_new(struct err *e)
+{
+    OWNED(custody) c = NULL;
+    return custody_new(&unlocked, &rules, HO_AWAY, &c, e);
+}
+
+static int try_await(struct err *e)
+{
+    OWNED(image_file) f = NULL;
+    OWNED(secret) its_pass = NULL;
+    OWNED(custody) c = NULL;
+    if (image_file_open(path, &f, e) < 0 || secret_new(sizeof(passphrase) - 1, &its_pass, e) < 0)
+        return -1;
+    return custody_await(&f, &its_pass, sizeof(passphrase) - 1, &rules, &c, e);
+}
+
 /* Without faults the source goes on, unless the target has the state. */
 static void source_goes_on(const char *where, bool done)
 {
@@ -316,6 +344,8 @@ static const struct trial {
     {"offer", prepare_offered, try_offer},
     {"answer", prepare_offered, try_ready, .step = 4},
     {"arm", prepare_answered, try_arm},
+    {"begin with an image", prepare_unlocked, try_new},
+    {"begin and await an image", prepare_released, try_await},
     {"look at what is awaited", prepare_awaiting, try_look, .step = 5},
     {"stage into what is awaited", prepare_awaiting, try_stage, .step = 5},
 };

@@ -142,7 +142,7 @@ static void shrink(void)
 
 static void grow(void)
 {
-    n_bytes = sizeof(bytes);
+    n_bytes = 6000;
     bytes[n_bytes - 1]++;
 }
 
@@ -160,6 +160,29 @@ static void check_ordinary_commit(void)
         if (r < 0 || n_calls != 2 || fault_n_allocations() != 0)
             violation("an ordinary commit", "makes other calls than one write and one flush", &e);
     }
+}
+
+/* Records that make the state grow and move, each of which needs more of all memory than there is
+ * from what was read before it. */
+static void append_growing_records(void)
+{
+    enum { MOVED = 64 };
+    static const size_t sizes[] = {5000, 9400, 17700};
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = (uint8_t)(i * i >> 7 ^ i * 37 ^ i >> 3);
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        n_bytes = sizes[i];
+        memmove(bytes + MOVED, bytes, sizeof(bytes) - MOVED);
+        settle();
+    }
+    struct store_stats stats;
+    store_stats(running, &stats);
+    if (stats.n_records != ARRAY_LEN(sizes) - 1)
+        die("records of the log", &(struct err){.text = "are checkpoints"});
+    n_bytes = 3000;
+    store_free(running);
+    running = NULL;
+    original = facts_of_file();
 }
 
 static void all_faults(void)
@@ -180,6 +203,16 @@ static void all_faults(void)
     next_change = grow;
     for_each_fault("commit (growing)", shrink, try_commit);
     check_ordinary_commit();
+    append_growing_records();
+    for_each_fault("open (with records)", nothing_to_prepare, try_open);
+
+    fault_elsewhere(true);
+    for_each_fault("open (shared)", nothing_to_prepare, try_open);
+    if (open_image(&running, &e) < 0)
+        die("opening the image", &e);
+    next_change = change_a_byte;
+    for_each_fault("commit (shared)", settle, try_commit);
+    fault_elsewhere(false);
     store_free(running);
     running = NULL;
     unlink(path);

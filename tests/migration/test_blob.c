@@ -223,6 +223,37 @@ static void every_field_of_a_sealed_blob_is_checked(void **state)
     edited("file_tpm2_permanent_key256", edits, ARRAY_LEN(edits));
 }
 
+static void mac_or_iv_of_another_length_is_refused(void **state)
+{
+    static const struct {
+        size_t mac, iv;
+        const char *says;
+    } lengths[] = {
+        {31, 16, "a MAC of 31 and an IV of 16 bytes"},
+        {33, 16, "a MAC of 33 and an IV of 16 bytes"},
+        {0, 16, "a MAC of 0 and an IV of 16 bytes"},
+        {32, 15, "a MAC of 32 and an IV of 15 bytes"},
+        {32, 32, "a MAC of 32 and an IV of 32 bytes"},
+    };
+    static const uint8_t bytes[64];
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        const size_t n[] = {48, lengths[i].mac, lengths[i].iv};
+        static const uint16_t tags[] = {2, 3, 6};
+        struct file f = {0};
+        struct bytes_out o = bytes_out(f.b, sizeof(f.b));
+        bytes_put(&o, (const uint8_t[]){2, 1, 0, 10, 0, 1}, 6);
+        bytes_put_be32(&o, (uint32_t)(10 + 3 * 6 + n[0] + n[1] + n[2]));
+        for (size_t k = 0; k < ARRAY_LEN(n); k++) {
+            bytes_put_be16(&o, tags[k]);
+            bytes_put_be32(&o, (uint32_t)n[k]);
+            bytes_put(&o, bytes, n[k]);
+        }
+        f.n = o.n;
+        refused(&f, ERR_STATE_CORRUPT, lengths[i].says);
+    }
+}
+
 static void envelope_without_state_is_refused(void **state)
 {
     struct file f = {.b = {2, 1, 0, 10, 0, 0, 0, 0, 0, 16, 0, 1, 0, 0, 0, 0}, .n = 16};
@@ -269,6 +300,7 @@ int main(void)
         cmocka_unit_test(bare_state_of_libtpms_is_not_a_blob),
         cmocka_unit_test(every_field_of_a_wire_blob_is_checked),
         cmocka_unit_test(every_field_of_a_sealed_blob_is_checked),
+        cmocka_unit_test(mac_or_iv_of_another_length_is_refused),
         cmocka_unit_test(envelope_without_state_is_refused),
         cmocka_unit_test(oversized_blob_is_refused_unread),
         cmocka_unit_test(largest_state_fits_its_envelope),

@@ -355,6 +355,28 @@ static void the_own_image_must_be_at_the_very_state_of_the_set(void **state)
     drop_set(&other);
 }
 
+/* S3.20: of the same generation, and the one with another owner in between. */
+static void the_own_image_must_have_been_of_the_same_owners(void **state)
+{
+    struct side copy = beside(&at.a);
+    struct set set;
+    (void)state;
+    snprintf(copy.path, sizeof(copy.path), "%s/copy", at.folder);
+    copy_file(at.a.path, copy.path);
+    serve(&copy);
+    run(&copy, 1, "one further");
+    stop(&copy);
+    serve(&copy);
+    run(&copy, 1, "two further");
+    stop(&copy);
+    serve(&at.a);
+    run(&at.a, 2, "two further");
+    set = give(&at.a);
+    stop(&at.a);
+    not_taken(&copy, &set, OLD, "two owners went on");
+    drop_set(&set);
+}
+
 /* --- not ours --- */
 
 static void another_tpm_is_refused_also_by_rewind(void **state)
@@ -404,6 +426,7 @@ int main(void)
         TEST(what_somebody_else_used_is_not_taken_back),
         TEST(what_somebody_else_made_is_not_taken_for_an_attempt_of_ours),
         TEST(the_own_image_must_be_at_the_very_state_of_the_set),
+        TEST(the_own_image_must_have_been_of_the_same_owners),
         TEST(another_tpm_is_refused_also_by_rewind),
         TEST(another_kind_of_tpm_is_refused),
     };

@@ -65,6 +65,23 @@ static void in_the_clear_a_tpm_is_replaced_only_where_that_was_asked_for(void **
     drop_set(&set);
 }
 
+/* S3.8: what came sealed is not replaced by something of which nothing is known. */
+static void in_the_clear_nothing_replaces_what_came_sealed(void **state)
+{
+    struct set set;
+    (void)state;
+    serve(&at.a);
+    move_unseen(&at.a, &at.b);
+    stop(&at.b);
+    new_image(&at.c, DEVICE_TPM20, "made in C");
+    at.c.rules = (struct custody_rules){.seal = SEAL_OFF};
+    at.b.rules = (struct custody_rules){.seal = SEAL_AUTO};
+    serve(&at.c);
+    set = give(&at.c);
+    not_taken(&at.b, &set, ERR_STATE_FOREIGN, "cannot be known");
+    drop_set(&set);
+}
+
 /* swtpm's own layer: whoever made it has the key. */
 static void what_is_sealed_as_swtpm_does_it_is_not_in_the_clear(void **state)
 {
@@ -148,6 +165,34 @@ static void only_the_blobs_of_one_export_make_a_set(void **state)
         drop_set(all[i]);
 }
 
+/* Sealed, something of no length has a length. */
+static void an_empty_blob_is_part_of_its_set(void **state)
+{
+    struct set permanent, empty = {0};
+    OWNED(secret) content = NULL;
+    struct err e;
+    bool encrypted;
+    size_t n = 1;
+    (void)state;
+    serve(&at.a);
+    await(&at.b);
+    begin_export_of(&at.a, 3);
+    permanent = blob_of(&at.a, BLOB_PERMANENT);
+    assert_done(custody_export(at.a.c, BLOB_VOLATILE, (const uint8_t *)"", 0, &empty.blob, &empty.n,
+                               &encrypted, &e),
+                e);
+    assert_true(encrypted && empty.n > 0);
+    assert_done(stage_as(&at.b, BLOB_PERMANENT, &permanent, &e), e);
+    assert_done(
+        custody_stage(at.b.c, BLOB_VOLATILE, secret_peek(empty.blob), empty.n, &content, &n, &e),
+        e);
+    assert_null(content);
+    assert_int_equal(n, 0);
+    assert_true(custody_set_is_whole(at.b.c));
+    drop_set(&permanent);
+    drop_set(&empty);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -155,9 +200,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_hop_without_a_seal_keeps_lineage_and_clock_of_the_image),
         TEST(in_the_clear_a_tpm_is_replaced_only_where_that_was_asked_for),
+        TEST(in_the_clear_nothing_replaces_what_came_sealed),
         TEST(what_is_sealed_as_swtpm_does_it_is_not_in_the_clear),
         TEST(who_requires_a_seal_takes_nothing_plain),
         TEST(only_the_blobs_of_one_export_make_a_set),
+        TEST(an_empty_blob_is_part_of_its_set),
     };
     return cmocka_run_group_tests(tests, open_folder, drop_folder);
 }

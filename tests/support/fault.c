@@ -22,6 +22,12 @@ static struct {
     int n_mapped;
 } fault;
 
+enum { SECTOR = 512, MOST_UNREADABLE = 8 };
+static struct {
+    long long unreadable[MOST_UNREADABLE]; /* offsets, 0: none */
+    bool elsewhere;
+} storage;
+
 void fault_arm(unsigned nth, bool for_good, unsigned variant)
 {
     int n_mapped = fault.n_mapped;
@@ -37,6 +43,27 @@ unsigned fault_disarm(void)
 {
     fault.armed = false;
     return fault.n_calls;
+}
+
+void fault_unreadable(long long at)
+{
+    for (size_t i = 0; i < MOST_UNREADABLE; i++) {
+        if (storage.unreadable[i] != 0)
+            continue;
+        storage.unreadable[i] = at;
+        return;
+    }
+    abort();
+}
+
+void fault_readable(void)
+{
+    memset(storage.unreadable, 0, sizeof(storage.unreadable));
+}
+
+void fault_elsewhere(bool yes)
+{
+    storage.elsewhere = yes;
 }
 
 const char *fault_hit(int *ret_errno)
@@ -183,9 +210,6 @@ int __wrap_fcntl(int fd, int cmd, ...)
 
 WRAP(int, madvise, (void *p, size_t n, int advice), (p, n, advice), ENOMEM)
 WRAP(int, mlock, (const void *p, size_t n), (p, n), ENOMEM, EPERM, EAGAIN)
-WRAP(ssize_t, pread, (int fd, void *p, size_t n, off_t off), (fd, p, n, off), EIO)
-WRAP(ssize_t, pwrite, (int fd, const void *p, size_t n, off_t off), (fd, p, n, off), EIO, ENOSPC,
-     EDQUOT, EFBIG, EROFS, EPERM)
 WRAP(int, fdatasync, (int fd), (fd), EIO, ENOSPC, EDQUOT, EROFS)
 WRAP(int, fsync, (int fd), (fd), EIO, ENOSPC, EDQUOT, EROFS)
 WRAP(int, ftruncate, (int fd, off_t n), (fd, n), EIO, ENOSPC, EFBIG)
@@ -194,7 +218,50 @@ WRAP(int, stat, (const char *path, struct stat *st), (path, st), EACCES, EIO)
 WRAP(int, fstatat, (int fd, const char *path, struct stat *st, int flags), (fd, path, st, flags),
      EACCES, EIO)
 WRAP(int, fstatvfs, (int fd, struct statvfs *v), (fd, v), EIO, ENOSYS)
-WRAP(int, fstatfs, (int fd, struct statfs *st), (fd, st), EIO, ENOSYS)
 WRAP(int, linkat, (int from_dir, const char *from, int dir, const char *to, int flags),
      (from_dir, from, dir, to, flags), EIO, ENOSPC, EROFS, EDQUOT)
 WRAP(ssize_t, getrandom, (void *p, size_t n, unsigned flags), (p, n, flags), ENOSYS)
+
+ssize_t __real_pread(int fd, void *p, size_t n, off_t off);
+ssize_t __wrap_pread(int fd, void *p, size_t n, off_t off);
+ssize_t __real_pwrite(int fd, const void *p, size_t n, off_t off);
+ssize_t __wrap_pwrite(int fd, const void *p, size_t n, off_t off);
+int __real_fstatfs(int fd, struct statfs *st);
+int __wrap_fstatfs(int fd, struct statfs *st);
+
+static bool is_in(long long at, size_t n, off_t off)
+{
+    return at != 0 && off < at + SECTOR && at < off + (long long)n;
+}
+
+ssize_t __wrap_pread(int fd, void *p, size_t n, off_t off)
+{
+    if (FAILS("pread", EIO))
+        return -1;
+    for (size_t i = 0; i < MOST_UNREADABLE; i++) {
+        if (!is_in(storage.unreadable[i], n, off))
+            continue;
+        errno = EIO;
+        return -1;
+    }
+    return __real_pread(fd, p, n, off);
+}
+
+ssize_t __wrap_pwrite(int fd, const void *p, size_t n, off_t off)
+{
+    if (FAILS("pwrite", EIO, ENOSPC, EDQUOT, EFBIG, EROFS, EPERM))
+        return -1;
+    for (size_t i = 0; i < MOST_UNREADABLE; i++)
+        if (is_in(storage.unreadable[i], n, off))
+            storage.unreadable[i] = 0;
+    return __real_pwrite(fd, p, n, off);
+}
+
+int __wrap_fstatfs(int fd, struct statfs *st)
+{
+    enum { NFS = 0x6969 };
+    int r = FAILS("fstatfs", EIO, ENOSYS) ? -1 : __real_fstatfs(fd, st);
+    if (r == 0 && storage.elsewhere)
+        st->f_type = NFS;
+    return r;
+}

@@ -24,6 +24,15 @@ const char *fault_hit(int *ret_errno);
 /* How many of the calls since fault_arm() asked for memory (secret or not). */
 unsigned fault_n_allocations(void);
 
+/* Armed or not: the sector at this offset of any file cannot be read until it was written; up to
+ * eight of them. fault_readable(): all can be read again. */
+void fault_unreadable(long long at);
+void fault_readable(void);
+
+/* From now on, armed or not: what is opened lies on a file system of other machines as well, where a
+ * claim does not keep every other writer out. */
+void fault_elsewhere(bool yes);
+
 /* Mappings of our own code that were not given back yet, since the program began. */
 int fault_n_mapped(void);
 
