@@ -232,7 +232,7 @@ int main(int argc, char **argv)
         return 2;
     }
     const struct share all[SEQUENCE] = {{n_parts, part}, {n_parts, part}, {n_parts, part}};
-    const struct share pairs[SEQUENCE] = {{1}, {SANITIZED ? 7 : 1}};
+    const struct share pairs[SEQUENCE] = {{1}, {SANITIZED ? 11 : 1}};
     const struct share triples[SEQUENCE] = {[2] = {SANITIZED ? 3001 : 503}};
     const struct share singles[SEQUENCE] = {{1}};
     const struct share few[SEQUENCE] = {{n_parts, part}, {n_parts, part}, {5 * n_parts, part}};
