@@ -6,7 +6,7 @@
 
 #include "backend/store_state.h"
 
-enum { LOOK_TRIES = 5 };
+enum { LOOK_TRIES = 5, TRIED_MOST = 8 };
 /* Beyond it, generations and epochs could run out while somebody counts on. */
 #define HIGHEST_NUMBER (UINT64_MAX / 8 * 7)
 
@@ -21,6 +21,9 @@ struct store {
     bool log_tried;        /* W7: one of them in the log, behind what is used of it */
     struct secret *beside; /* W8: room for one sector; NULL: the claim is enough */
     struct err fenced;     /* W8: kind ERR_NONE unless somebody has taken over */
+    /* W8: the first sectors of our last failed checkpoints, any of which may be there again */
+    uint8_t tried[TRIED_MOST][RECORD_MAC_BYTES];
+    unsigned n_tried;
 };
 
 static const struct store_layout *layout_of(const struct store *s)
@@ -296,6 +299,22 @@ static int write_and_flush(struct store *s, enum record_area area, struct sector
     return qcow_disk_flush(s->disk, e);
 }
 
+/* W8 */
+static void note_attempt(struct store *s, enum record_area area)
+{
+    struct record_sector first;
+    if (area != AREA_LOG && s->beside && record_sector_decode(secret_peek(s->record), &first))
+        memcpy(s->tried[s->n_tried++ % TRIED_MOST], first.mac, sizeof(first.mac));
+}
+
+static bool is_own_attempt(const struct store *s, const struct record_sector *found)
+{
+    for (unsigned i = 0; i < s->n_tried && i < TRIED_MOST; i++)
+        if (memcmp(found->mac, s->tried[i], sizeof(found->mac)) == 0)
+            return true;
+    return false;
+}
+
 /* Seals the payload that lies at the start of s->record, writes and flushes. */
 static int write_record(struct store *s, enum record_area area, enum record_kind kind,
                         size_t payload_bytes, struct scan_result *ret, struct err *e)
@@ -307,6 +326,7 @@ static int write_record(struct store *s, enum record_area area, enum record_kind
     uint32_t n = (uint32_t)record_sectors(payload_bytes);
     record_seal(qcow_disk_record_key(qcow_disk_of(s->disk)), area, position, &head, s->at.mac,
                 secret_bytes(s->record), next.mac);
+    note_attempt(s, area);
 
     struct sector to = {area_first(layout_of(s), area).nr + position};
     if (write_and_flush(s, area, to, n, e) < 0) {
@@ -351,7 +371,7 @@ static bool is_of_other_owner(const struct store *s, const struct record_sector 
     if (memcmp(found->mac, s->at.beside, sizeof(found->mac)) == 0)
         return false;
     if (found->head.epoch == s->own_epoch)
-        return s->at.epoch < s->own_epoch && !s->unsettled;
+        return s->at.epoch < s->own_epoch && !is_own_attempt(s, found);
     return found->head.epoch > s->own_epoch;
 }
 
@@ -435,6 +455,7 @@ int store_commit(struct store *s, const struct state_change *change, struct err 
     s->may_append = true;
     s->unsettled = false;
     s->log_tried = false;
+    s->n_tried = 0;
     for (size_t i = 0; i < N_BLOBS; i++)
         if (c.edit.blob[i].changed)
             adopt_blob(&s->now, &c, i);

@@ -22,9 +22,9 @@
  *  W8  Where the claim does not keep every other writer out, an owner reads, before each write, the
  *      first sector of the checkpoint area that does not hold its base, which is where the first
  *      checkpoint of a new owner goes (W2, W3). If it verifies, is not what was there when the
- * owner opened, and has an epoch higher than the owner's, or as high while he has not committed
- *      anything yet (two that opened the same state), somebody else has taken over: the owner
- * writes nothing any more.
+ *      owner opened, and has an epoch higher than the owner's, or as high while he has not
+ * committed anything yet (two that opened the same state) and it is none of his own failed
+ * attempts, somebody else has taken over: the owner writes nothing any more.
  *
  *  W9  Going back to an older state because of damage, which only happens when somebody asks for it
  *      (store_recover.h), is one checkpoint in the area that does not hold the base of the state

@@ -3,6 +3,8 @@
  * The test's disk grants every claim. What it does not simulate is two writes at the very same
  * moment: between looking and writing there is a gap that only locks close.
  */
+#include <errno.h>
+
 #include "tests/backend/store_helpers.h"
 
 static struct store_image shared_image(void)
@@ -207,6 +209,35 @@ static void a_failed_commit_of_ones_own_is_no_other_owner(void **state)
                 }
 }
 
+/* Both have the same epoch, and what one of them tried says nothing of what the other did. */
+static void who_failed_to_write_is_fenced_like_anybody_else(void **state)
+{
+    struct state_change c = set(BLOB_PERMANENT, "failed", 6);
+    (void)state;
+    for (unsigned nth = 1; nth <= 2; nth++) { /* its write, its flush */
+        for (unsigned failures = 1; failures <= 12; failures++) {
+            struct store_image im = shared_image();
+            struct err e;
+            OWNED(store) stale = opened(&im);
+            for (unsigned i = 0; i < failures; i++) {
+                power_fail(im.power, nth, false, EIO, 0);
+                assert_int_equal(store_commit(stale, &c, &e), -1);
+                assert_int_equal(e.kind, ERR_STORAGE);
+            }
+            OWNED(store) owner = opened(&im);
+            put(owner, "second");
+            refused(stale, "lost", "taken this TPM over");
+            store_free(MOVE(stale));
+            put(owner, "third");
+            store_free(MOVE(owner));
+            owner = opened(&im);
+            assert_blob(owner, BLOB_PERMANENT, "third", 5);
+            store_free(MOVE(owner));
+            store_image_clear(&im);
+        }
+    }
+}
+
 static void damage_beside_the_base_is_no_other_owner(void **state)
 {
     struct store_image im = shared_image();
@@ -255,6 +286,7 @@ int main(void)
         cmocka_unit_test(three_owners_in_a_row_fence_all_but_the_last),
         cmocka_unit_test(a_commit_that_was_cut_off_is_no_other_owner),
         cmocka_unit_test(a_failed_commit_of_ones_own_is_no_other_owner),
+        cmocka_unit_test(who_failed_to_write_is_fenced_like_anybody_else),
         cmocka_unit_test(damage_beside_the_base_is_no_other_owner),
         cmocka_unit_test(looking_costs_one_read_and_only_where_it_is_needed),
     };
