@@ -171,7 +171,7 @@ static bool try_waiting(void)
 
 /* ---- using it ---- */
 
-enum { INDEX = 0x01800001, N_INDICES = 5, INDEX_BYTES = 1024 };
+enum { INDEX = 0x01800001, N_INDICES = 5, INDEX_BYTES = 1024, CLOCK_MS = 1000000000 };
 
 static bool spoiled; /* a step failed, and there are no more faults */
 
@@ -193,32 +193,6 @@ static const uint8_t *content_of(unsigned i)
     return content;
 }
 
-/* Done, or refused and then done: had it happened although it was refused, a definition would be
- * refused now for another reason. */
-static void send(const char *what, const struct tpm_cmd *c)
-{
-    struct tpm_rsp rsp = tpm_run(&run, c);
-    if (run.result < 0 && rsp.rc != RC2_NV_UNAVAILABLE)
-        violation(what, "another answer", &run.e);
-    if (run.result < 0 && again(what, &run.e))
-        rsp = tpm_run(&run, c);
-    if (run.result < 0 || rsp.rc != 0)
-        violation(what, "not done when sent again", &run.e);
-}
-
-static void use(void)
-{
-    struct tpm_cmd c;
-    for (unsigned i = 0; i < N_INDICES; i++) {
-        cmd2_nv_define(&c, INDEX + i, INDEX_BYTES, NV2_ORDINARY, 0);
-        send("define", &c);
-        cmd2_nv_write(&c, INDEX + i, content_of(i), INDEX_BYTES, 0);
-        send("write", &c);
-    }
-    cmd2_clock_set(&c, 1000000000);
-    send("set the clock", &c);
-}
-
 static bool start(void)
 {
     struct err e = {0};
@@ -231,12 +205,71 @@ static bool start(void)
     return true;
 }
 
-static void all_is_there(void)
+static void open_anew(void)
 {
     struct err e = {0};
-    struct tpm_cmd c;
+    close_all();
     if (open_image(&store, &e) < 0 || tpm_new(&store, &run.t, &e) < 0 || !start())
         die("after the power was cut", &e);
+}
+
+/* While the fault lasts, whoever asks is refused. */
+static void ask_meanwhile(const char *what)
+{
+    struct err e = {0};
+    OWNED(secret) state = NULL;
+    size_t n;
+    if (tpm_settle(run.t, &e) < 0)
+        check_class(what, &e);
+    if (tpm_export(run.t, BLOB_VOLATILE, &state, &n, &e) < 0)
+        check_class(what, &e);
+}
+
+/* Done, or refused and then done: had it happened although it was refused, a definition would be
+ * refused now for another reason. What was done in spite of a fault is not lost with the power. */
+static void send(const char *what, const struct tpm_cmd *c)
+{
+    int os;
+    struct tpm_rsp rsp = tpm_run(&run, c);
+    for (unsigned i = 0; i < 2 && run.result < 0; i++) {
+        if (rsp.rc != RC2_NV_UNAVAILABLE)
+            violation(what, "another answer", &run.e);
+        ask_meanwhile(what);
+        if (i > 0)
+            again(what, &run.e);
+        rsp = tpm_run(&run, c);
+    }
+    if (run.result < 0 || rsp.rc != 0)
+        violation(what, "not done when sent again", &run.e);
+    if (spoiled || !fault_hit(&os))
+        return;
+    fault_disarm();
+    spoiled = true;
+    open_anew();
+}
+
+static void use(void)
+{
+    struct tpm_cmd c;
+    for (unsigned i = 0; i < N_INDICES; i++) {
+        cmd2_nv_define(&c, INDEX + i, INDEX_BYTES, NV2_ORDINARY, 0);
+        send("define", &c);
+        cmd2_nv_write(&c, INDEX + i, content_of(i), INDEX_BYTES, 0);
+        send("write", &c);
+    }
+    cmd2_clock_set(&c, CLOCK_MS);
+    send("set the clock", &c);
+}
+
+static void all_is_there(void)
+{
+    struct tpm_cmd c;
+    open_anew();
+    cmd2_read_clock(&c);
+    struct tpm_rsp rsp = tpm_run(&run, &c);
+    (void)bytes_be64(&rsp.body); /* since the power is on */
+    if (rsp.rc != 0 || bytes_be64(&rsp.body) < CLOCK_MS)
+        violation("after the power was cut", "the clock is behind what was set", &run.e);
     for (unsigned i = 0; i < N_INDICES; i++) {
         cmd2_nv_read(&c, INDEX + i, INDEX_BYTES, 0);
         const uint8_t *p = rsp2_nv(tpm_run(&run, &c), INDEX_BYTES);
@@ -263,7 +296,6 @@ static bool try_use(void)
     while (tpm_orderly_shutdown(run.t, &e) < 0)
         again("shut down", &e);
     fault_disarm();
-    close_all();
     bool done = !spoiled;
     all_is_there();
     close_all();
