@@ -151,6 +151,25 @@ static void references_beyond_what_can_be_counted_are_neither_lost_nor_leaks(voi
     found(d, 1, 0, "has 65535 references and a refcount of 65534");
 }
 
+/* As above, where refcounts have 32 bits and go on: more than can be counted is no leak. */
+static void refcounts_beyond_what_can_be_counted_are_no_leaks(void **state)
+{
+    struct own_tables t;
+    OWNED(mem_disk) d = with_own_tables(L1_MANY, &t);
+    uint64_t block = mem_image_refcount(&im, 0), n = mem_disk_size(d) / C;
+    uint8_t *b = mem_disk_bytes(d);
+    (void)state;
+    assert_true(n <= C / 4);
+    for (uint64_t i = n; i-- > 0;) {
+        uint16_t refs = get_be16(b + block + 2 * i);
+        put_be32(b + block + 4 * i, refs == UINT16_MAX ? L1_MANY : refs);
+    }
+    put_be32(b + 96, 5);
+    found(d, 0, 0, "");
+    put_be32(b + block + 4 * (t.l1 / C), L1_MANY); /* this one can be counted */
+    found(d, 0, 1, "has 1 references and a refcount of 70000");
+}
+
 static void clusters_without_any_refcount_are_told_in_an_image_that_is_marked(void **state)
 {
     OWNED(mem_disk) d = mem_disk_of(mem_disk_bytes(im.disk), mem_disk_size(im.disk));
@@ -202,6 +221,7 @@ int main(void)
         cmocka_unit_test(entries_of_a_snapshot_that_make_no_sense_are_corruptions),
         cmocka_unit_test(what_the_l1_table_says_of_sharing_is_compared),
         cmocka_unit_test(references_beyond_what_can_be_counted_are_neither_lost_nor_leaks),
+        cmocka_unit_test(refcounts_beyond_what_can_be_counted_are_no_leaks),
         cmocka_unit_test(clusters_without_any_refcount_are_told_in_an_image_that_is_marked),
         cmocka_unit_test(a_failing_read_is_no_verdict),
     };

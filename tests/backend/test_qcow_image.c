@@ -503,6 +503,27 @@ static void tables_of_snapshots_never_lie_over_anything_active(void **state)
     refused(d, ERR_STATE_CORRUPT, "snapshot"); /* reads on into what follows */
 }
 
+/* Names as long as they can be, of more snapshots than fit into what is read. */
+static void a_snapshot_table_without_end_is_refused(void **state)
+{
+    enum { N = 512, LONGEST = UINT16_MAX, EXTRA = 1024 };
+    const uint64_t entry = (40 + EXTRA + 2 * LONGEST + 7) / 8 * 8;
+    uint64_t table = mem_disk_size(im.disk);
+    OWNED(mem_disk) d = mem_disk_new(table + (N * entry + C) / C * C);
+    uint8_t *b = mem_disk_bytes(d);
+    (void)state;
+    memcpy(b, mem_disk_bytes(im.disk), table);
+    put_be32(b + 60, N);
+    put_be64(b + 64, table);
+    for (uint64_t i = 0; i < N; i++) {
+        put_be16(b + table + i * entry + 12, LONGEST);
+        put_be16(b + table + i * entry + 14, LONGEST);
+        put_be32(b + table + i * entry + 36, EXTRA);
+    }
+    assert_true(N * entry > 64 << 20 && (N - 8) * entry < 64 << 20);
+    refused(d, ERR_STATE_CORRUPT, "longer than 64 MiB");
+}
+
 static void bitmaps_are_counted(void **state)
 {
     uint64_t size = mem_disk_size(im.disk);
@@ -717,6 +738,7 @@ int main(void)
         cmocka_unit_test(a_huge_sparse_file_is_refused_in_little_memory_and_time),
         cmocka_unit_test(the_largest_image_that_is_taken_costs_less_than_16_mib),
         cmocka_unit_test(a_snapshot_shares_and_is_counted),
+        cmocka_unit_test(a_snapshot_table_without_end_is_refused),
         cmocka_unit_test(tables_of_snapshots_never_lie_over_anything_active),
         cmocka_unit_test(bitmaps_are_counted),
         cmocka_unit_test(leaks_and_corruptions_are_told_apart_and_described),

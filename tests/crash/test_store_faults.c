@@ -58,6 +58,23 @@ static bool try_open(void)
     return r == 0;
 }
 
+/* ---- check ---- */
+
+static bool try_check(void)
+{
+    struct err e = {0};
+    struct image_report report;
+    struct resources before = in_use();
+    int r = image_verify(path, pass, sizeof(passphrase) - 1, true, NULL, &report, &e);
+    fault_disarm();
+    if (r < 0)
+        check_class("check", &e);
+    if (r == 0 && (report.check.corruptions != 0 || report.check.leaks != 0))
+        violation("check", "a sound image is found damaged", &e);
+    check_leaks("check", before, &e);
+    return r == 0;
+}
+
 /* ---- commit ---- */
 
 static struct store *running;
@@ -205,6 +222,7 @@ static void all_faults(void)
     check_ordinary_commit();
     append_growing_records();
     for_each_fault("open (with records)", nothing_to_prepare, try_open);
+    for_most_faults("check", nothing_to_prepare, try_check, 60, n_variants > 1 ? 1 : 4);
 
     fault_elsewhere(true);
     for_each_fault("open (shared)", nothing_to_prepare, try_open);
