@@ -160,7 +160,7 @@ static void all_faults(void)
     make_damaged();
     for_each_fault("recover", put_damaged, try_recover);
     fault_elsewhere(true);
-    for_most_faults("recover where others may write", put_damaged, try_recover, 50, 50);
+    for_most_faults("recover where others may write", put_damaged, try_recover, 110, 50);
     make_unreadable();
     for_most_faults("recover around", put_damaged, try_recover, 120, n_variants > 1 ? 1 : 9);
     memset(unreadable, 0, sizeof(unreadable));

@@ -1,6 +1,6 @@
-/* Faults: every allocation and every system call of create, open and commit fails, once and for
- * good. Whatever fails: the class is right and the message says something, nothing is leaked and
- * nothing changed, and afterwards everything works as if nothing had been.
+/* Faults: every allocation and every system call of create, open, check and commit fails, once and
+ * for good. Whatever fails: the class is right and the message says something, nothing is leaked
+ * and nothing changed, and afterwards everything works as if nothing had been.
  *
  *     test_store_faults           the most common error of each call
  *     test_store_faults --long    every error that each call can give
