@@ -193,6 +193,43 @@ static void an_empty_blob_is_part_of_its_set(void **state)
     drop_set(&empty);
 }
 
+/* By which a set that was stored and not used is known again. */
+static void sets_in_the_clear_have_names_that_differ(void **state)
+{
+    static const uint8_t none[16];
+    struct store_origin first, second;
+    struct err e;
+    (void)state;
+    at.a.rules = at.b.rules = (struct custody_rules){.seal = SEAL_OFF};
+    for (unsigned i = 0; i < 2; i++) {
+        serve(&at.a);
+        run(&at.a, 1, i == 0 ? "the first" : "the other");
+        struct set set = give(&at.a);
+        stop(&at.a);
+        await(&at.b);
+        assert_done(take_over(&at.b, &set, &e), e);
+        assert_true(read_origin(at.b.s, i == 0 ? &first : &second));
+        stop(&at.b);
+        drop_set(&set);
+    }
+    assert_memory_not_equal(first.set, none, sizeof(none));
+    assert_memory_not_equal(first.set, second.set, sizeof(none));
+}
+
+static void without_a_permanent_state_no_set_is_whole(void **state)
+{
+    struct err e;
+    (void)state;
+    at.a.rules = at.b.rules = (struct custody_rules){.seal = SEAL_OFF};
+    serve(&at.a);
+    await(&at.b);
+    begin_export_of(&at.a, 2);
+    struct set now = blob_of(&at.a, BLOB_VOLATILE);
+    assert_done(stage_as(&at.b, BLOB_VOLATILE, &now, &e), e);
+    assert_false(custody_set_is_whole(at.b.c));
+    drop_set(&now);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -205,6 +242,8 @@ int main(void)
         TEST(who_requires_a_seal_takes_nothing_plain),
         TEST(only_the_blobs_of_one_export_make_a_set),
         TEST(an_empty_blob_is_part_of_its_set),
+        TEST(sets_in_the_clear_have_names_that_differ),
+        TEST(without_a_permanent_state_no_set_is_whole),
     };
     return cmocka_run_group_tests(tests, open_folder, drop_folder);
 }
