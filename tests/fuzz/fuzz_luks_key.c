@@ -6,6 +6,7 @@
  *
  * Class: luks
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "crypto/luks_key_priv.h"
@@ -46,10 +47,10 @@ static bool make_header(struct bytes_in *in, struct luks_header *ret)
     unsigned which = bytes_u8(in) % ARRAY_LEN(ciphers), hash = bytes_u8(in) % ARRAY_LEN(hashes);
     struct luks_header h = {.digest_iterations = 1};
     struct err e;
-    strcpy(h.cipher_name, ciphers[which].name);
-    strcpy(h.cipher_mode, ciphers[which].mode);
-    strcpy(h.hash_spec, hashes[hash]);
-    strcpy(h.uuid, "00010203-0405-4607-8809-0a0b0c0d0e0f");
+    snprintf(h.cipher_name, sizeof(h.cipher_name), "%s", ciphers[which].name);
+    snprintf(h.cipher_mode, sizeof(h.cipher_mode), "%s", ciphers[which].mode);
+    snprintf(h.hash_spec, sizeof(h.hash_spec), "%s", hashes[hash]);
+    snprintf(h.uuid, sizeof(h.uuid), "%s", "00010203-0405-4607-8809-0a0b0c0d0e0f");
     h.cipher.key_bytes = ciphers[which].key_bytes;
     for (uint32_t i = 0; i < LUKS_N_SLOTS; i++)
         h.slot[i].material_sector = 8 + i * luks_slot_sectors(h.cipher.key_bytes);

@@ -225,10 +225,10 @@ static void format(enum known_kind kind, struct known_image *im, struct mem_disk
     OWNED(blk_rw) w = NULL;
     struct err e;
     OWNED_HEAP uint8_t *material = known_key_slot(how, &c.luks);
-    strcpy(c.luks.cipher_name, "aes");
-    strcpy(c.luks.cipher_mode, kinds[kind].mode);
-    strcpy(c.luks.hash_spec, "sha1");
-    strcpy(c.luks.uuid, "00010203-0405-4607-8809-0a0b0c0d0e0f");
+    snprintf(c.luks.cipher_name, sizeof(c.luks.cipher_name), "%s", "aes");
+    snprintf(c.luks.cipher_mode, sizeof(c.luks.cipher_mode), "%s", kinds[kind].mode);
+    snprintf(c.luks.hash_spec, sizeof(c.luks.hash_spec), "%s", "sha1");
+    snprintf(c.luks.uuid, sizeof(c.luks.uuid), "%s", "00010203-0405-4607-8809-0a0b0c0d0e0f");
     c.luks.payload_sector = (uint32_t)(luks_area_bytes(how->key_bytes) / 512);
     for (uint32_t i = 0; i < LUKS_N_SLOTS; i++)
         c.luks.slot[i].material_sector = 8 + i * luks_slot_sectors(how->key_bytes);
