@@ -33,6 +33,28 @@ static bool try_create(void)
 /* ---- open ---- */
 
 static struct file_facts original;
+static uint8_t wanted[SHA256_BYTES];
+
+static void digest_now(uint8_t ret[SHA256_BYTES])
+{
+    struct state_change c = state_now();
+    store_image_digest(&c, ret);
+}
+
+static bool store_is(const struct store *s, const uint8_t want[SHA256_BYTES])
+{
+    uint8_t got[SHA256_BYTES];
+    struct state_change c = store_image_content(s);
+    store_image_digest(&c, got);
+    return memcmp(got, want, sizeof(got)) == 0;
+}
+
+/* Closed: what is in the image, and must stay. */
+static void note_image(void)
+{
+    original = facts_of_file();
+    digest_now(wanted);
+}
 
 static bool try_open(void)
 {
@@ -45,6 +67,8 @@ static bool try_open(void)
         violation("open", "a failed call gave a result", &e);
     if (r < 0)
         check_class("open", &e);
+    else if (!store_is(s, wanted))
+        violation("open", "opened with another state", &e);
     store_free(s);
     struct file_facts now = facts_of_file();
     if (!same_file(&now, &original))
@@ -55,6 +79,8 @@ static bool try_open(void)
     struct err why;
     if (open_image(&again, &why) < 0)
         violation("open", "does not open afterwards", &why);
+    else if (!store_is(again, wanted))
+        violation("open", "another state is found afterwards", &why);
     return r == 0;
 }
 
@@ -79,20 +105,6 @@ static bool try_check(void)
 
 static struct store *running;
 static void (*next_change)(void);
-
-static void digest_now(uint8_t ret[SHA256_BYTES])
-{
-    struct state_change c = state_now();
-    store_image_digest(&c, ret);
-}
-
-static bool store_is(const struct store *s, const uint8_t want[SHA256_BYTES])
-{
-    uint8_t got[SHA256_BYTES];
-    struct state_change c = store_image_content(s);
-    store_image_digest(&c, got);
-    return memcmp(got, want, sizeof(got)) == 0;
-}
 
 /* What another owner would find, of two states. */
 static void check_reopened(const uint8_t *old, const uint8_t *now, const char *what)
@@ -196,10 +208,9 @@ static void append_growing_records(void)
     store_stats(running, &stats);
     if (stats.n_records != ARRAY_LEN(sizes) - 1)
         die("records of the log", &(struct err){.text = "are checkpoints"});
-    n_bytes = 3000;
     store_free(running);
     running = NULL;
-    original = facts_of_file();
+    note_image();
 }
 
 static void all_faults(void)
@@ -209,7 +220,7 @@ static void all_faults(void)
 
     if (create(&e) < 0)
         die("creating the image", &e);
-    original = facts_of_file();
+    note_image();
     for_each_fault("open", nothing_to_prepare, try_open);
 
     if (open_image(&running, &e) < 0)
