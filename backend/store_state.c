@@ -128,7 +128,7 @@ static int read_areas(const struct qcow_disk *d, struct reading *r, struct err *
     r->scan.key = qcow_disk_record_key(d);
     r->scan.spans = calloc(longest + 1, sizeof(*r->scan.spans));
     if (r->around)
-        r->around->unreadable = calloc(total, sizeof(*r->around->unreadable));
+        r->around->unreadable = calloc(total + 1, sizeof(*r->around->unreadable));
     if (!r->scan.spans || (r->around && !r->around->unreadable))
         return err_nomem(e, "the search through the record store");
 

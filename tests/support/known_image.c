@@ -91,10 +91,11 @@ static const uint8_t *get_of_store(const void *of, enum blob_kind kind, size_t *
 /* The state of generation g: what libtpms' blobs do from one commit to the next. */
 static void change_for(unsigned g, uint8_t *room, size_t n, struct state_change *ret)
 {
+    static const uint8_t insertion[12] = "an insertion";
     memset(room, 0x50, n);
     room[100] = (uint8_t)g;
     if (g == 4)
-        memcpy(room + 700, "an insertion", 12);
+        memcpy(room + 700, insertion, sizeof(insertion));
     *ret = (struct state_change){0};
     ret->blob[0] = (struct blob_change){BLOB_SET, room, n};
     if (g == 3)
@@ -173,6 +174,7 @@ static uint64_t append_cluster(struct known_image *im)
 
 static void add_snapshot(struct known_image *im)
 {
+    static const uint8_t id_and_name[5] = "1then";
     uint64_t table = append_cluster(im), l1 = append_cluster(im), l2 = append_cluster(im),
              data = append_cluster(im);
     uint8_t *p = im->bytes + table;
@@ -184,7 +186,7 @@ static void add_snapshot(struct known_image *im)
     put_be16(p + 14, 4);  /* name */
     put_be32(p + 36, 16); /* extra data: size of the VM's state, of the disk */
     put_be64(p + 48, get_be64(im->bytes + 24));
-    memcpy(p + 56, "1then", 5);
+    memcpy(p + 56, id_and_name, sizeof(id_and_name));
     put_be64(im->bytes + l1, l2 | UINT64_C(1) << 63);
     put_be64(im->bytes + l2, data | UINT64_C(1) << 63);
 }
