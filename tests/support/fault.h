@@ -29,8 +29,8 @@ unsigned fault_n_allocations(void);
 void fault_unreadable(long long at);
 void fault_readable(void);
 
-/* From now on, armed or not: what is opened lies on a file system of other machines as well, where a
- * claim does not keep every other writer out. */
+/* From now on, armed or not: what is opened lies on a file system of other machines as well, where
+ * a claim does not keep every other writer out. */
 void fault_elsewhere(bool yes);
 
 /* Mappings of our own code that were not given back yet, since the program began. */
