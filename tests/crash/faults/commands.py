@@ -246,9 +246,10 @@ class Ctl(Scene):
 
     def follow(self, run):
         if self.stop_after is not None:
-            n = -1
-            while not run.ended() and (n != run.control.n_calls or n == 0):  # it waits for events
-                n = run.control.n_calls
+            n, end = -1, time.monotonic() + LIMIT_S
+            # Until it waits for events: nothing is asked for any more. Nothing at all: it has not begun.
+            while not run.ended() and time.monotonic() < end and (n != run.asked_for() or n == 0):
+                n = run.asked_for()
                 run.wait_ended(self.stop_after)
             self.daemon.terminate()
         return run.wait_ended(LIMIT_S)

@@ -88,6 +88,10 @@ class Injected:
                 cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=pass_fds,
                 env=tools.environment)
 
+    def asked_for(self):
+        """System calls so far, or allocations where those fail."""
+        return self.control.n_calls + self.control.n_alloc_made
+
     def ended(self):
         """Of the program itself; a child that it left may go on."""
         return bool(self.control.has_ended) or self.child.poll() is not None
