@@ -99,7 +99,10 @@ static int say(struct talk *t, const char *line, int fd, struct err *e)
         h->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(h), &fd, sizeof(fd));
     }
-    ssize_t n = sendmsg(t->fd, &m, MSG_NOSIGNAL);
+    ssize_t n;
+    do
+        n = sendmsg(t->fd, &m, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
     if (n > 0 && (size_t)n < v.iov_len && fd_write_full(t->fd, line + n, v.iov_len - (size_t)n) < 0)
         n = -1;
     return n < 0 ? hung_up(errno, e) : 0;
