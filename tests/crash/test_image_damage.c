@@ -9,7 +9,7 @@
  *                                                    region of the table alone
  */
 #include "tests/crash/damage_table.h"
-#include "tests/crash/sanitized.h"
+#include "tests/support/sanitized.h"
 
 static unsigned long n_left, n_commits;
 static uint64_t part = 1, parts = 1;

@@ -12,19 +12,7 @@
 #include <cmocka.h>
 
 #include "crypto/secret.h"
-
-/* Sanitizers replace mlock() by nothing and want the allocator for themselves. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer) ||                         \
-    __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
+#include "tests/support/sanitized.h" /* mlock() does nothing there */
 
 /* Returns the number of bytes; spaces are allowed. */
 static inline size_t unhex(const char *hex, void *ret, size_t room)
