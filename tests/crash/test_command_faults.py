@@ -18,11 +18,8 @@ errors a call can give is said in faults/calls.py, and with it what is left out 
 In serve, faults end when it is confined and answers its first command: test_service_faults.py goes on.
 """
 
-import argparse
 import os
-import shutil
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -30,9 +27,9 @@ sys.dont_write_bytecode = True
 
 from faults import commands  # noqa: E402
 from faults.calls import faults_of, some_of  # noqa: E402
-from faults.inject import Control, Tools  # noqa: E402
+from faults.inject import Control  # noqa: E402
+from faults.program import main  # noqa: E402
 from faults.tally import Tally  # noqa: E402
-
 
 
 def record(scene, control, path):
@@ -94,25 +91,5 @@ def run_all(tools, options, base):
     return total
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--long", action="store_true")
-    parser.add_argument("--only")
-    parser.add_argument("--every", type=int)
-    parser.add_argument("--keep", action="store_true")
-    options = parser.parse_args()
-    tools = Tools()
-    if tools.missing():
-        print(f"missing: {tools.missing()}")
-        return 77
-    base = tempfile.mkdtemp(prefix="nvk-faults-", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        total = run_all(tools, options, base)
-    finally:
-        if not options.keep:
-            shutil.rmtree(base, ignore_errors=True)
-    return 1 if total.violations or not total.faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run_all))

@@ -12,12 +12,9 @@ As test_command_faults.py, of which this is the continuation: the daemon is conf
 as always. One daemon lives through many faults; they end, it stays.
 """
 
-import argparse
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -25,11 +22,12 @@ sys.dont_write_bytecode = True
 
 from faults import commands, serving  # noqa: E402,F401 (the latter finds the harness)
 from faults.calls import faults_of, some_of  # noqa: E402
-from faults.inject import Control, Tools  # noqa: E402
+from faults.inject import Control  # noqa: E402
 from faults.judge import died_in_library, is_libcrypto, must_fail, must_go_on  # noqa: E402
 from faults.operations import all_operations  # noqa: E402
 from faults.service import Lost, Service  # noqa: E402
 from faults.takeover import TakeOver  # noqa: E402
+from faults.program import main  # noqa: E402
 from faults.tally import Tally  # noqa: E402
 from harness.process import Failure  # noqa: E402
 
@@ -273,25 +271,5 @@ def run_all(tools, options, base):
     return total
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--long", action="store_true")
-    parser.add_argument("--only")
-    parser.add_argument("--every", type=int)
-    parser.add_argument("--keep", action="store_true")
-    options = parser.parse_args()
-    tools = Tools()
-    if tools.missing():
-        print(f"missing: {tools.missing()}")
-        return 77
-    base = tempfile.mkdtemp(prefix="nvk-faults-", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        total = run_all(tools, options, base)
-    finally:
-        if not options.keep:
-            shutil.rmtree(base, ignore_errors=True)
-    return 1 if total.violations or not total.faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run_all))
