@@ -8,8 +8,8 @@
  *     test_sequence_crash --long K N  the K-th of N parts of that, from 0
  *     test_sequence_crash --one I...  one sequence, by the numbers that a report names
  */
-#include "tests/support/sanitized.h"
 #include "tests/crash/walk_custody.h"
+#include "tests/support/sanitized.h"
 
 /* ---- commits ---- */
 

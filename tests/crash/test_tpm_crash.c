@@ -10,8 +10,8 @@
  *     test_tpm_crash --long      every triple, with a long log and with one that is always full
  *     test_tpm_crash --long K N  the K-th of N parts of that, from 0
  */
-#include "tests/support/sanitized.h"
 #include "tests/crash/tpm_operations.h"
+#include "tests/support/sanitized.h"
 
 enum { SEQUENCE = 3, LOG_LONG = 40, LOG_SHORT = 8 };
 
