@@ -84,7 +84,7 @@ static int not_hex(const uint8_t *text, struct err *e)
     while (digit(text[i]) != NO_DIGIT)
         i++;
     return err_set(e, ERR_KEY_WRONG,
-                   "migration key: character %zu is not a hex digit; is the key binary?", i + 1);
+                   "character %zu is not a hex digit; is the key binary?", i + 1);
 }
 
 static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret, struct err *e)
@@ -97,7 +97,7 @@ static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret,
         n--;
     if (n != bits / 4)
         return err_set(e, ERR_KEY_WRONG,
-                       "migration key: %zu characters where a key of %u bits has %u hex digits", n,
+                       "%zu characters where a key of %u bits has %u hex digits", n,
                        bits, bits / 4);
     static const uint8_t none = 0;
     uint8_t wrong = 0;
@@ -121,7 +121,7 @@ int migration_key_parse(enum migration_key_form form, unsigned bits, const struc
     } else {
         if (n != bits / 8)
             return err_set(e, ERR_KEY_WRONG,
-                           "migration key: %zu bytes where a key of %u bits has %u; is it in hex?",
+                           "%zu bytes where a key of %u bits has %u; is it in hex?",
                            n, bits, bits / 8);
         memcpy(k->bytes, secret_peek(text), n);
     }
