@@ -133,7 +133,8 @@ static void check_keys(const uint8_t *bytes, size_t n)
     check_sealed(bytes, n, small);
     check_file(bytes, n, NULL);
     check_file(bytes, n, small);
-    check_file_sealed(bytes, n, large);
+    if (n % 8 == 0) /* each costs several locked mappings */
+        check_file_sealed(bytes, n, large);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
