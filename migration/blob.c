@@ -343,19 +343,24 @@ int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, s
 
 /* --- files, under the key of the state itself --- */
 
-static int open_state_layer(const struct blob_layer *l, const struct migration_key *key,
-                            struct secret **ret, size_t *ret_n, struct err *e)
+static int check_state_key(bool sealed, unsigned key_bits, const struct migration_key *key,
+                           struct err *e)
 {
-    if (!l->sealed)
+    if (sealed && !key)
+        return key_missing(&state_tags, e);
+    if (key && !sealed)
         return err_set(e, ERR_KEY_UNEXPECTED, "the state is not encrypted, and a key was given");
-    if (l->key_bits != migration_key_bits(key))
+    if (key && key_bits != 0 && key_bits != migration_key_bits(key))
         return err_set(e, ERR_KEY_WRONG,
                        "the state is encrypted with a key of %u bits, and the one given has %u "
                        "(its mode=)",
-                       l->key_bits, migration_key_bits(key));
-    if (migration_layer_open(key, l->content.p, l->content.n, l->mac.p, l->iv.p, ret, ret_n, e) ==
-        0)
-        return 0;
+                       key_bits, migration_key_bits(key));
+    return 0;
+}
+
+/* What is said of a layer that travels does not fit a file. */
+static int not_opened(struct err *e)
+{
     return e->kind == ERR_KEY_WRONG
                ? err_set(e, ERR_KEY_WRONG,
                          "the state does not open with this key: it was encrypted with another "
@@ -363,18 +368,55 @@ static int open_state_layer(const struct blob_layer *l, const struct migration_k
                : -1;
 }
 
+static int open_state_layer(const struct blob_layer *l, const struct migration_key *key,
+                            struct secret **ret, size_t *ret_n, struct err *e)
+{
+    if (check_state_key(l->sealed, l->key_bits, key, e) < 0)
+        return -1;
+    if (!key)
+        return copied(l->content, ret, ret_n, e);
+    return migration_layer_open(key, l->content.p, l->content.n, l->mac.p, l->iv.p, ret, ret_n, e) <
+                   0
+               ? not_opened(e)
+               : 0;
+}
+
+/* Version 1: behind the header is the state, or what it was encrypted to; of how long a key is not
+ * said. */
+static int open_old(const uint8_t *p, size_t n, const struct migration_key *key,
+                    struct secret **ret, size_t *ret_n, struct err *e)
+{
+    struct bytes_in in = bytes_in(p, n);
+    bytes_skip(&in, 2);
+    uint16_t header_bytes = bytes_be16(&in), flags = bytes_be16(&in);
+    uint32_t total = bytes_be32(&in);
+    if (in.bad || header_bytes != HEADER_BYTES || n > BLOB_ENVELOPE_MAX || flags & ~FLAG_SEALED)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the state blob has format version 1, %zu bytes and flags 0x%x; of that "
+                       "version plain and encrypted files are read",
+                       n, flags);
+    if (total != n || in.left == 0)
+        return err_set(e, ERR_STATE_CORRUPT,
+                       "the state blob is %zu bytes long and says that it should be %u", n, total);
+    if (check_state_key(flags & FLAG_SEALED, 0, key, e) < 0)
+        return -1;
+    if (!key)
+        return copied((struct blob_part){in.at, in.left}, ret, ret_n, e);
+    return migration_layer_open_old(key, in.at, in.left, ret, ret_n, e) < 0 ? not_opened(e) : 0;
+}
+
 int blob_file_open(const uint8_t *p, size_t n, const struct migration_key *key, struct secret **ret,
                    size_t *ret_n, struct err *e)
 {
     struct blob b;
+    if (n >= 2 && p[0] == 1 && p[1] == 1)
+        return open_old(p, n, key, ret, ret_n, e);
     if (blob_decode(p, n, &b, e) < 0)
         return -1;
     if (b.form != BLOB_FILE)
         return err_set(e, ERR_STATE_FOREIGN,
                        "this is a state as it travels in a migration, not as swtpm keeps it");
-    if (key)
-        return open_state_layer(&b.layer, key, ret, ret_n, e);
-    return b.layer.sealed ? key_missing(&state_tags, e) : copied(b.layer.content, ret, ret_n, e);
+    return open_state_layer(&b.layer, key, ret, ret_n, e);
 }
 
 int blob_file_seal(const struct migration_key *key, const uint8_t *state, size_t n,

@@ -2,7 +2,7 @@
 # What import and export refuse, by class, and that nothing is left behind or changed then; and the
 # newest of swtpm's files that they take. [S0.5, S0.6, S0.10, S0.11, S0.12, S0.18]
 set -u
-for tool in swtpm swtpm_ioctl; do
+for tool in swtpm swtpm_ioctl openssl xxd; do
     command -v $tool >/dev/null || { echo "$tool is missing"; exit 77; }
 done
 dir=$(mktemp -d "${TMPDIR:-/tmp}/nvkeep-import.XXXXXX") || exit 1
@@ -134,6 +134,8 @@ damaged encrypted patch 200 x
 refused 11 'or is damaged' import target "${image[@]}" "${key[@]}"
 damaged encrypted patch 0 '\1\1'
 refused 40 'format version 1' import target "${image[@]}" "${key[@]}"
+damaged encrypted patch 0 '\3\3'
+refused 40 'format version 3' import target "${image[@]}" "${key[@]}"
 damaged store patch 0 x
 refused 22 'STATE_FOREIGN' import target "${image[@]}"
 damaged store patch 8 '\2'
@@ -141,6 +143,41 @@ refused 40 'a linear store of version 2' import target "${image[@]}"
 damaged store truncate -s 1000
 refused 21 'file 1 of the linear store' import target "${image[@]}"
 rm -rf target
+
+# The first format, in clear and encrypted with a digest inside: what swtpm starts from, too.
+number()
+{
+    printf '\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255))
+}
+# old FLAGS: the state in `content`, with the header of that format, in target.
+old()
+{
+    rm -rf target
+    mkdir target
+    # shellcheck disable=SC2059
+    { printf "\\1\\1\\0\\12\\0\\$1$(number $(($(stat -c %s content) + 10)))" && cat content; } >target/$permall
+}
+hex=000102030405060708090a0b0c0d0e0f
+printf %s $hex >hex
+tail -c +17 source/$permall >state
+{ sha256sum state | cut -c-64 | xxd -r -p && cat state; } | openssl enc -aes-128-cbc -K $hex -iv 00000000000000000000000000000000 >content
+old 1
+refused 10 'KEY_MISSING' import target "${image[@]}"
+refused 11 'KEY_WRONG' import target "${image[@]}" --source-key pwdfile=pass
+same_as_source()
+{
+    done_right import target old --key file=pass --iter-time 1 "$@"
+    done_right export old back --key file=pass --plaintext
+    cmp source/$permall back/$permall || fail "another state came out than was in the first format"
+    start "dir://$dir/target" ${1:+--key file=hex}
+    stop
+    rm -rf old back target
+}
+same_as_source --source-key file=hex
+cp state content
+old 0
+refused 12 'KEY_UNEXPECTED' import target "${image[@]}" --source-key file=hex
+same_as_source
 
 # What works, and is then not replaced.
 done_right import source "${image[@]}"
