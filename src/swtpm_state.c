@@ -269,8 +269,8 @@ static int read_store(const struct swtpm_source *s, struct files *ret, struct er
 
 /* ---- what is in them ---- */
 
-/* A linear store does not say what kind of TPM it holds. The permanent state of a TPM 2.0 begins with
- * a version and libtpms' mark of one. */
+/* A linear store does not say what kind of TPM it holds. The permanent state of a TPM 2.0 begins
+ * with a version and libtpms' mark of one. */
 static enum device_kind kind_of_state(const uint8_t *p, size_t n)
 {
     const uint32_t mark = 0xab364723;
