@@ -110,6 +110,20 @@ static int lock_directory(struct swtpm_source *s, struct err *e)
                    quoted(buf, s->place.path));
 }
 
+static int open_store(const struct swtpm_source *s, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    struct stat st;
+    if (fstat(s->fd, &st) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot look at %s", quoted(buf, s->place.path));
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return err_set(e, ERR_USAGE, "%s is neither a file nor a block device",
+                       quoted(buf, s->place.path));
+    if (take_lock(&s->place, s->fd, e) < 0)
+        return -1;
+    return refuse_if_written(&s->place, s->fd, e);
+}
+
 int swtpm_source_open(const struct swtpm_place *place, struct swtpm_source **ret, struct err *e)
 {
     char buf[QUOTED_BYTES];
@@ -123,12 +137,8 @@ int swtpm_source_open(const struct swtpm_place *place, struct swtpm_source **ret
     if (s->fd < 0)
         return err_sys(e, err_kind_of_path(errno), errno, "cannot open swtpm's state %s",
                        quoted(buf, place->path));
-    if (!place->is_store) {
-        if (lock_directory(s, e) < 0)
-            return -1;
-    } else if (take_lock(place, s->fd, e) < 0 || refuse_if_written(place, s->fd, e) < 0) {
+    if ((place->is_store ? open_store(s, e) : lock_directory(s, e)) < 0)
         return -1;
-    }
     *ret = MOVE(s);
     return 0;
 }
@@ -250,9 +260,12 @@ static int read_store(const struct swtpm_source *s, struct files *ret, struct er
     off_t end = lseek(s->fd, 0, SEEK_END); /* of a device too */
     ssize_t n = end < 0 ? -1 : fd_pread_full(s->fd, head, sizeof(head), 0);
     if (n < 0)
-        return err_sys(e, err_kind_of_path(errno), errno, "cannot read it");
-    if (n == 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot read it");
+    if (end == 0)
         return err_set(e, ERR_STATE_EMPTY, "it is empty (0 bytes)");
+    if (n < end && (size_t)n < sizeof(head))
+        return err_set(e, ERR_STORAGE, "it has %lld bytes, and only %zd can be read",
+                       (long long)end, n);
     if (linear_decode(head, (size_t)n, (uint64_t)end, &l, e) < 0)
         return -1;
     if (l.part[BLOB_PERMANENT - 1].n == 0)
@@ -277,10 +290,11 @@ static enum device_kind kind_of_state(const uint8_t *p, size_t n)
     return n >= 6 && get_be32(p + 2) == mark ? DEVICE_TPM20 : DEVICE_TPM12;
 }
 
-static int open_file(const struct files *f, size_t i, const struct migration_key *key,
+static int open_file(const struct files *f, enum blob_kind kind, const struct migration_key *key,
                      struct swtpm_state *ret, struct err *e)
 {
     static const char *const names[] = {"permanent", "volatile", "saved"};
+    unsigned i = kind - 1;
     if (blob_file_open(secret_peek(f->file[i]), f->n[i], key, &ret->blobs.blob[i], &ret->blobs.n[i],
                        e) == 0)
         return 0;
@@ -289,7 +303,7 @@ static int open_file(const struct files *f, size_t i, const struct migration_key
                        "the state is encrypted and no key for it was given; name with --source-key "
                        "what swtpm was given with --key");
     /* It opened the permanent state. */
-    if (e->kind == ERR_KEY_WRONG && i > 0)
+    if (e->kind == ERR_KEY_WRONG && kind != BLOB_PERMANENT)
         return err_set(e, ERR_STATE_CORRUPT,
                        "the %s state does not open with the key that opens the permanent state: "
                        "it is damaged, or another TPM's",
@@ -312,7 +326,7 @@ static int read_all(const struct swtpm_source *s, const enum device_kind *want,
     if ((s->place.is_store ? read_store(s, f, e) : read_directory(s, want, &ret->kind, f, e)) < 0)
         return -1;
     for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (f->file[i] && open_file(f, i, key, ret, e) < 0)
+        if (f->file[i] && open_file(f, (enum blob_kind)(i + 1), key, ret, e) < 0)
             return -1;
     if (s->place.is_store)
         ret->kind = kind_of_state(secret_peek(ret->blobs.blob[0]), ret->blobs.n[0]);
