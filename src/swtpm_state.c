@@ -177,7 +177,7 @@ static int read_part(int fd, uint64_t off, size_t n, const char *name, struct se
     if (got < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot read %s", name);
     if ((size_t)got < n)
-        return err_set(e, ERR_STATE_CORRUPT, "%s: %zd bytes where %zu should be", name, got, n);
+        return err_set(e, ERR_STORAGE, "%s: only %zd of %zu bytes can be read", name, got, n);
     *ret = MOVE(s);
     return 0;
 }
