@@ -33,6 +33,10 @@ void tpm_blobs_clear(struct tpm_blobs *b);
 /* A new TPM's first state, made in memory. No struct tpm may exist. */
 int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e) MUST_CHECK;
 
+/* Is that a TPM which libtpms can read and start from? Nothing is kept. No struct tpm may exist.
+ * Errors as tpm_new(). */
+int tpm_check_blobs(enum device_kind kind, const struct tpm_blobs *b, struct err *e) MUST_CHECK;
+
 /* Makes sure libtpms can read the stored state (ERR_STATE_CORRUPT, or ERR_UNSUPPORTED where the
  * state is of a newer libtpms), and leaves the TPM off. Takes the store on success. */
 int tpm_new(struct store **s, struct tpm **ret, struct err *e) MUST_CHECK;

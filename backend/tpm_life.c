@@ -123,9 +123,9 @@ static int settle(struct tpm *t, bool auth_failed, struct err *e)
 
 /* --- power --- */
 
-/* Starts libtpms from what is shown. It stores nothing while it does so: if it did, that would be a
- * new TPM in place of the one it was given. */
-static int start(struct tpm *t, struct err *e)
+/* It stores nothing while it starts: if it did, that would be a new TPM in place of the one it was
+ * given. */
+int tpm_start_shown(struct tpm *t, struct err *e)
 {
     uint32_t rc = tpm_lib_init();
     int os = errno;
@@ -195,7 +195,7 @@ static int power_on(struct tpm *t, bool drop_volatile, struct err *e)
         return err_set(
             e, ERR_STATE_EMPTY,
             "the store holds no TPM yet; a migration is to bring it (--migration incoming)");
-    if (start(t, e) < 0) {
+    if (tpm_start_shown(t, e) < 0) {
         if (!blob_set_is_empty(&t->staged))
             t->refused = *e;
         blob_set_reset(&t->staged);

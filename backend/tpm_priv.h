@@ -72,6 +72,9 @@ void tpm_lib_detach(struct tpm *t);
 uint32_t tpm_lib_init(void) MUST_CHECK;
 void tpm_lib_terminate(void);
 
+/* The same, for a TPM that is there: what libtpms would make of it instead is an error. */
+int tpm_start_shown(struct tpm *t, struct err *e) MUST_CHECK;
+
 /* Can libtpms read the blobs shown? kinds: bit (kind - 1); those that are not there are not asked
  * for. Only while off. */
 int tpm_lib_validate(const struct tpm *t, unsigned kinds, const char *what,

@@ -97,6 +97,23 @@ void tpm_blobs_clear(struct tpm_blobs *b)
     *b = (struct tpm_blobs){0};
 }
 
+int tpm_check_blobs(enum device_kind kind, const struct tpm_blobs *b, struct err *e)
+{
+    OWNED(tpm) t = NULL;
+    if (!b->blob[BLOB_PERMANENT - 1])
+        return err_set(e, ERR_STATE_EMPTY, "there is no permanent state, and so no TPM");
+    if (tpm_new_waiting(kind, &t, e) < 0)
+        return -1;
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
+        if (b->blob[i] && blob_set_put(&t->staged, (enum blob_kind)(i + 1), secret_peek(b->blob[i]),
+                                       b->n[i], e) < 0)
+            return -1;
+    if (tpm_lib_validate(t, TPM_ALL_BLOBS, "the TPM state", e) < 0 || tpm_start_shown(t, e) < 0)
+        return -1;
+    tpm_lib_terminate();
+    return 0;
+}
+
 int tpm_new(struct store **s, struct tpm **ret, struct err *e)
 {
     OWNED(tpm) t = NULL;

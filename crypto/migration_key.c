@@ -83,8 +83,7 @@ static int not_hex(const uint8_t *text, struct err *e)
     size_t i = 0;
     while (digit(text[i]) != NO_DIGIT)
         i++;
-    return err_set(e, ERR_KEY_WRONG,
-                   "migration key: character %zu is not a hex digit; is the key binary?", i + 1);
+    return err_set(e, ERR_KEY_WRONG, "character %zu is not a hex digit; is the key binary?", i + 1);
 }
 
 static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret, struct err *e)
@@ -96,9 +95,8 @@ static int parse_hex(const uint8_t *text, size_t n, unsigned bits, uint8_t *ret,
     while (n > 0 && is_space(text[n - 1]))
         n--;
     if (n != bits / 4)
-        return err_set(e, ERR_KEY_WRONG,
-                       "migration key: %zu characters where a key of %u bits has %u hex digits", n,
-                       bits, bits / 4);
+        return err_set(e, ERR_KEY_WRONG, "%zu characters where a key of %u bits has %u hex digits",
+                       n, bits, bits / 4);
     static const uint8_t none = 0;
     uint8_t wrong = 0;
     for (size_t i = 0; i < n; i++) {
@@ -121,8 +119,8 @@ int migration_key_parse(enum migration_key_form form, unsigned bits, const struc
     } else {
         if (n != bits / 8)
             return err_set(e, ERR_KEY_WRONG,
-                           "migration key: %zu bytes where a key of %u bits has %u; is it in hex?",
-                           n, bits, bits / 8);
+                           "%zu bytes where a key of %u bits has %u; is it in hex?", n, bits,
+                           bits / 8);
         memcpy(k->bytes, secret_peek(text), n);
     }
     *ret = MOVE(k);
@@ -240,6 +238,40 @@ int migration_layer_open(const struct migration_key *k, const uint8_t *p, size_t
         return err_set(e, ERR_STATE_CORRUPT,
                        "the blob's migration layer is authenticated, but its padding is wrong or "
                        "there is nothing in it");
+    *ret = MOVE(content);
+    *ret_n = bytes;
+    return 0;
+}
+
+/* Moves the content to the front; 0: it is not what the digest before it was made of. */
+static size_t without_digest(uint8_t *p, size_t n)
+{
+    uint8_t digest[HASH_MAX_BYTES];
+    if (n <= SHA256_BYTES)
+        return 0;
+    size_t bytes = n - SHA256_BYTES;
+    hash_compute(HASH_SHA256, &(struct span){p + SHA256_BYTES, bytes}, 1, digest);
+    bool matches = equal_constant_time(digest, p, SHA256_BYTES);
+    wipe(digest, sizeof(digest));
+    memmove(p, p + SHA256_BYTES, bytes);
+    return matches ? bytes : 0;
+}
+
+int migration_layer_open_old(const struct migration_key *k, const uint8_t *p, size_t n,
+                             struct secret **ret, size_t *ret_n, struct err *e)
+{
+    static const uint8_t iv[BLOCK] = {0};
+    OWNED(block_cipher) c = NULL;
+    OWNED(secret) content = NULL;
+    if (n == 0 || n % BLOCK)
+        return err_set(e, ERR_STATE_CORRUPT, "%zu encrypted bytes are not whole blocks", n);
+    if (layer_cipher(k, &c, e) < 0 || secret_new(n, &content, e) < 0)
+        return -1;
+    block_cbc_decrypt(c, iv, n, secret_bytes(content), p);
+    size_t bytes = unpadded(secret_peek(content), n, k->bits / 8);
+    bytes = without_digest(secret_bytes(content), bytes);
+    if (bytes == 0)
+        return err_set(e, ERR_KEY_WRONG, "the digest inside does not match");
     *ret = MOVE(content);
     *ret_n = bytes;
     return 0;

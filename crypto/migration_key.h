@@ -39,5 +39,9 @@ int migration_layer_seal(const struct migration_key *k, const uint8_t *p, size_t
 int migration_layer_open(const struct migration_key *k, const uint8_t *p, size_t n,
                          const uint8_t mac[SHA256_BYTES], const uint8_t *iv, struct secret **ret,
                          size_t *ret_n, struct err *e) MUST_CHECK;
+/* The layer of swtpm's first format, which is only read: AES-CBC with an IV of zeroes over a
+ * SHA-256 of the content and the content. ERR_KEY_WRONG as above: the digest does not match. */
+int migration_layer_open_old(const struct migration_key *k, const uint8_t *p, size_t n,
+                             struct secret **ret, size_t *ret_n, struct err *e) MUST_CHECK;
 
 #endif

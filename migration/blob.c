@@ -296,31 +296,143 @@ static int inner_encode(const uint8_t *state, size_t n, struct secret **ret, str
     return 0;
 }
 
+static int check_size(size_t n, struct err *e)
+{
+    return n == 0 || n > BLOB_MAX_BYTES
+               ? err_set(e, ERR_UNSUPPORTED, "a state of %zu bytes; sealed are 1 to %d", n,
+                         BLOB_MAX_BYTES)
+               : 0;
+}
+
+/* A whole blob around one sealed layer. */
+static int seal_layer(const struct migration_key *key, const struct tags *tags, unsigned flags,
+                      const uint8_t *content, size_t n, struct secret **ret, size_t *ret_n,
+                      struct err *e)
+{
+    OWNED(secret) blob = NULL;
+    uint8_t mac[MAC_BYTES], iv[MIGRATION_IV_MAX];
+    unsigned key_bits = migration_key_bits(key);
+    size_t sealed = migration_layer_bytes(key, n);
+    size_t total = HEADER_BYTES + 3 * FIELD_BYTES + sealed + MAC_BYTES + key_bits / 8;
+    if (secret_new(total, &blob, e) < 0 ||
+        migration_layer_seal(key, content, n, secret_bytes(blob) + HEADER_BYTES + FIELD_BYTES, mac,
+                             iv, e) < 0)
+        return -1;
+    struct bytes_out o = bytes_out(secret_bytes(blob), total);
+    put_header(&o, flags, total);
+    put_field_head(&o, tags->sealed, sealed);
+    o.n += sealed; /* is there already */
+    put_field(&o, TAG_MAC, mac, sizeof(mac));
+    put_field(&o, tags->iv, iv, key_bits / 8);
+    *ret = MOVE(blob);
+    *ret_n = total;
+    return 0;
+}
+
 int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, struct secret **ret,
               size_t *ret_n, struct err *e)
 {
     OWNED(secret) inner = NULL;
-    OWNED(secret) blob = NULL;
-    uint8_t mac[MAC_BYTES], iv[MIGRATION_IV_MAX];
-    unsigned key_bits = migration_key_bits(key);
-    if (n == 0 || n > BLOB_MAX_BYTES)
-        return err_set(e, ERR_UNSUPPORTED, "a state of %zu bytes; sealed are 1 to %d", n,
-                       BLOB_MAX_BYTES);
-    size_t sealed = migration_layer_bytes(key, FIELD_BYTES + n);
-    size_t total = HEADER_BYTES + 3 * FIELD_BYTES + sealed + MAC_BYTES + key_bits / 8;
-    if (inner_encode(state, n, &inner, e) < 0 || secret_new(total, &blob, e) < 0 ||
-        migration_layer_seal(key, secret_peek(inner), FIELD_BYTES + n,
-                             secret_bytes(blob) + HEADER_BYTES + FIELD_BYTES, mac, iv, e) < 0)
+    unsigned flags = FLAG_MIGRATION | FLAG_MIGRATION_SEALED |
+                     (migration_key_bits(key) == 256 ? FLAG_MIGRATION_KEY_256 : 0);
+    if (check_size(n, e) < 0 || inner_encode(state, n, &inner, e) < 0)
         return -1;
-    struct bytes_out o = bytes_out(secret_bytes(blob), total);
-    put_header(
-        &o, FLAG_MIGRATION | FLAG_MIGRATION_SEALED | (key_bits == 256 ? FLAG_MIGRATION_KEY_256 : 0),
-        total);
-    put_field_head(&o, migration_tags.sealed, sealed);
-    o.n += sealed; /* is there already */
-    put_field(&o, TAG_MAC, mac, sizeof(mac));
-    put_field(&o, migration_tags.iv, iv, key_bits / 8);
+    return seal_layer(key, &migration_tags, flags, secret_peek(inner), FIELD_BYTES + n, ret, ret_n,
+                      e);
+}
+
+/* --- files, under the key of the state itself --- */
+
+static int check_state_key(bool sealed, unsigned key_bits, const struct migration_key *key,
+                           struct err *e)
+{
+    if (sealed && !key)
+        return key_missing(&state_tags, e);
+    if (key && !sealed)
+        return err_set(e, ERR_KEY_UNEXPECTED, "the state is not encrypted, and a key was given");
+    if (key && key_bits != 0 && key_bits != migration_key_bits(key))
+        return err_set(e, ERR_KEY_WRONG,
+                       "the state is encrypted with a key of %u bits, and the one given has %u "
+                       "(its mode=)",
+                       key_bits, migration_key_bits(key));
+    return 0;
+}
+
+/* What is said of a layer that travels does not fit a file. */
+static int not_opened(struct err *e)
+{
+    return e->kind == ERR_KEY_WRONG
+               ? err_set(e, ERR_KEY_WRONG,
+                         "the state does not open with this key: it was encrypted with another "
+                         "one, or is damaged (swtpm's format cannot tell)")
+               : -1;
+}
+
+static int open_state_layer(const struct blob_layer *l, const struct migration_key *key,
+                            struct secret **ret, size_t *ret_n, struct err *e)
+{
+    if (check_state_key(l->sealed, l->key_bits, key, e) < 0)
+        return -1;
+    if (!key)
+        return copied(l->content, ret, ret_n, e);
+    return migration_layer_open(key, l->content.p, l->content.n, l->mac.p, l->iv.p, ret, ret_n, e) <
+                   0
+               ? not_opened(e)
+               : 0;
+}
+
+/* Version 1: behind the header is the state, or what it was encrypted to; of how long a key is not
+ * said. */
+static int open_old(const uint8_t *p, size_t n, const struct migration_key *key,
+                    struct secret **ret, size_t *ret_n, struct err *e)
+{
+    struct bytes_in in = bytes_in(p, n);
+    bytes_skip(&in, 2);
+    uint16_t header_bytes = bytes_be16(&in), flags = bytes_be16(&in);
+    uint32_t total = bytes_be32(&in);
+    if (in.bad || header_bytes != HEADER_BYTES || n > BLOB_ENVELOPE_MAX || flags & ~FLAG_SEALED)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the state blob has format version 1, %zu bytes and flags 0x%x; of that "
+                       "version plain and encrypted files are read",
+                       n, flags);
+    if (total != n || in.left == 0)
+        return err_set(e, ERR_STATE_CORRUPT,
+                       "the state blob is %zu bytes long and says that it should be %u", n, total);
+    if (check_state_key(flags & FLAG_SEALED, 0, key, e) < 0)
+        return -1;
+    if (!key)
+        return copied((struct blob_part){in.at, in.left}, ret, ret_n, e);
+    return migration_layer_open_old(key, in.at, in.left, ret, ret_n, e) < 0 ? not_opened(e) : 0;
+}
+
+int blob_file_open(const uint8_t *p, size_t n, const struct migration_key *key, struct secret **ret,
+                   size_t *ret_n, struct err *e)
+{
+    struct blob b;
+    if (n >= 2 && p[0] == 1 && p[1] == 1)
+        return open_old(p, n, key, ret, ret_n, e);
+    if (blob_decode(p, n, &b, e) < 0)
+        return -1;
+    if (b.form != BLOB_FILE)
+        return err_set(e, ERR_STATE_FOREIGN,
+                       "this is a state as it travels in a migration, not as swtpm keeps it");
+    return open_state_layer(&b.layer, key, ret, ret_n, e);
+}
+
+int blob_file_seal(const struct migration_key *key, const uint8_t *state, size_t n,
+                   struct secret **ret, size_t *ret_n, struct err *e)
+{
+    OWNED(secret) blob = NULL;
+    if (check_size(n, e) < 0)
+        return -1;
+    if (key)
+        return seal_layer(key, &state_tags,
+                          FLAG_SEALED | (migration_key_bits(key) == 256 ? FLAG_KEY_256 : 0), state,
+                          n, ret, ret_n, e);
+    if (secret_new(blob_encoded_bytes(BLOB_FILE, n), &blob, e) < 0)
+        return -1;
+    blob_encode(BLOB_FILE, state, n, secret_bytes(blob));
     *ret = MOVE(blob);
-    *ret_n = total;
+    *ret_n = blob_encoded_bytes(BLOB_FILE, n);
     return 0;
 }

@@ -67,6 +67,14 @@ int blob_open(const uint8_t *p, size_t n, const struct migration_key *key, struc
 int blob_seal(const struct migration_key *key, const uint8_t *state, size_t n, struct secret **ret,
               size_t *ret_n, struct err *e) MUST_CHECK;
 
+/* The same for the file form, whose state layer is sealed with this key, swtpm's --key (NULL: it is
+ * plain). ERR_STATE_FOREIGN: the wire form. What swtpm once wrote as version 1, without fields, is
+ * opened too, and sealed never. */
+int blob_file_open(const uint8_t *p, size_t n, const struct migration_key *key, struct secret **ret,
+                   size_t *ret_n, struct err *e) MUST_CHECK;
+int blob_file_seal(const struct migration_key *key, const uint8_t *state, size_t n,
+                   struct secret **ret, size_t *ret_n, struct err *e) MUST_CHECK;
+
 /* A plain state in its envelope; n is at least 1. */
 size_t blob_encoded_bytes(enum blob_form form, size_t n);
 /* ret: blob_encoded_bytes(). */

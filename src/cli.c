@@ -6,6 +6,7 @@
 
 #include "backend/qcow.h"
 #include "src/key_prompt.h"
+#include "src/swtpm_state.h"
 
 /* Whatever was buffered must have arrived before success may be claimed. */
 static int flush_stdout(struct err *e)
@@ -101,6 +102,8 @@ static int run_command(const struct cli_args *args, struct cli_run *run, struct 
         for (size_t i = 0; i < ARRAY_LEN(run->made); i++)
             if (run->made[i])
                 (void)unlink(run->made[i]);
+        if (run->made_state)
+            swtpm_target_remove(run->made_state);
         return -1;
     }
     return 0;

@@ -28,10 +28,11 @@ struct cli_args {
 /* What a command is given, and what it leaves beside its result. */
 struct cli_run {
     const struct cli_args *args;
-    struct json_out *json; /* NULL without --json; otherwise facts go here and not to stdout */
-    bool reported;         /* out: standard output has it all already */
-    int signal;            /* out: the signal that interrupted it; the program ends by it */
-    const char *made[2];   /* out: new files, removed when the report of them cannot be written */
+    struct json_out *json;  /* NULL without --json; otherwise facts go here and not to stdout */
+    bool reported;          /* out: standard output has it all already */
+    int signal;             /* out: the signal that interrupted it; the program ends by it */
+    const char *made[2];    /* out: new files, removed when the report of them cannot be written */
+    const char *made_state; /* out: the same for a new state of swtpm's */
 };
 
 /* The whole program. Returns the exit code. */
@@ -78,6 +79,8 @@ int cmd_info(struct cli_run *run, struct err *e);
 int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
 int cmd_recover(struct cli_run *run, struct err *e);
+int cmd_import(struct cli_run *run, struct err *e);
+int cmd_export(struct cli_run *run, struct err *e);
 int cmd_ctl(struct cli_run *run, struct err *e);
 
 #endif

@@ -4,6 +4,21 @@
 
 #define KIB UINT64_C(1024)
 
+/* Of options with the grammar of swtpm's --key. */
+#define SWTPM_KEY                                                                                  \
+    {                                                                                              \
+        {"file", "PATH", "a file with the key"},                                                   \
+            {"fd", "N", "an inherited descriptor with the key"},                                   \
+            {"pwdfile", "PATH", "a file with a passphrase, from which the key is made"},           \
+            {"pwdfd", "N", "an inherited descriptor with a passphrase"},                           \
+            {"credential", "NAME", "a systemd credential of this unit with the key"},              \
+            {"format", "hex|binary", "how the key is written (default: hex)"},                     \
+            {"mode", "aes-256-cbc|aes-128-cbc", "its length (default: aes-128-cbc)"},              \
+        {                                                                                          \
+            "kdf", "pbkdf2|sha512", "how it is made from a passphrase (default: pbkdf2)"           \
+        }                                                                                          \
+    }
+
 const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_KEY] = {"key", 0, ARG_KEY, "SOURCE", "where the passphrase comes from",
                  .sub = {{"file", "PATH", "the bytes of a file, exactly (a final newline counts)"},
@@ -119,6 +134,13 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
     [OPT_FOLLOW] = {"follow", 'f', ARG_NONE, NULL,
                     "events: go on after the first one, until the daemon ends"},
+    [OPT_SOURCE_KEY] = {"source-key", 0, ARG_SUBOPTS, "KEY",
+                        "the key of an encrypted state, as swtpm was given it with --key",
+                        .sub = SWTPM_KEY},
+    [OPT_TARGET_KEY] = {"target-key", 0, ARG_SUBOPTS, "KEY",
+                        "encrypt the state with this key, which swtpm is to be given with --key",
+                        .sub = SWTPM_KEY},
+    [OPT_PLAINTEXT] = {"plaintext", 0, ARG_NONE, NULL, "write the state in clear"},
     [OPT_YES] = {"yes", 0, ARG_NONE, NULL, "do it; without it, only say what would be done"},
     [OPT_BACKUP] = {"backup", 0, ARG_PATH, "FILE",
                     "copy the whole image to FILE (which must not exist) before it is written"},
@@ -244,6 +266,49 @@ const struct cli_command cli_commands[] = {
         .n_exclusive = 1,
         .wants_key = true,
         .run = cmd_recover,
+    },
+    {
+        .name = "import",
+        .operand = "SOURCE",
+        .more = "IMAGE",
+        .brief = "take a TPM over from swtpm into a new encrypted image",
+        .about =
+            "Makes a new image that holds the TPM of a swtpm, with all that it is known by: its\n"
+            "seeds, keys, NV indices and counters. SOURCE is swtpm's state: dir://PATH,\n"
+            "file://PATH (a linear store), or the path of either. It is only read, and locked\n"
+            "meanwhile: LOCKED while a swtpm runs on it.\n"
+            "\n"
+            "An encrypted state is opened with --source-key and authenticated; libtpms must be\n"
+            "able to start from it. Only then the image is made, whole or not at all. Keys and\n"
+            "passphrases of the image are those of create.\n"
+            "\n"
+            "The source still holds the same TPM afterwards: run one of the two.",
+        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_SOURCE_KEY, OPT_TPM2, OPT_TPM12, OPT_ITER_TIME, OPT_SIZE,
+                OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_KEY, OPT_NEW_KEY}, {OPT_TPM2, OPT_TPM12}},
+        .n_exclusive = 2,
+        .wants_key = true,
+        .run = cmd_import,
+    },
+    {
+        .name = "export",
+        .operand = "IMAGE",
+        .more = "TARGET",
+        .brief = "give the TPM of an image back to swtpm",
+        .about =
+            "Writes the TPM of an image as a state that swtpm starts from. TARGET is dir://PATH "
+            "or\n"
+            "a path (a directory, made if it is not there; an empty one is replaced), or\n"
+            "file://PATH (a linear store). It appears whole or not at all, and nothing that\n"
+            "exists is replaced. Modes are 0700 and 0600.\n"
+            "\n"
+            "The state is encrypted with --target-key, or in clear only with --plaintext. The\n"
+            "image is not changed. Needs it for itself: LOCKED while it is being served.",
+        OPTIONS(OPT_KEY, OPT_TARGET_KEY, OPT_PLAINTEXT, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_TARGET_KEY, OPT_PLAINTEXT}},
+        .n_exclusive = 1,
+        .wants_key = true,
+        .run = cmd_export,
     },
     {
         .name = "ctl",

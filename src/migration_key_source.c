@@ -46,7 +46,7 @@ static bool is(struct word w, const char *text)
 static int refuse(struct err *e, const char *name, struct word value, const char *wanted)
 {
     char buf[QUOTED_BYTES];
-    return err_set(e, ERR_USAGE, "--migration-key: %s=%s: wanted %s", name,
+    return err_set(e, ERR_USAGE, "%s=%s: wanted %s", name,
                    err_quote(buf, sizeof(buf), value.p, value.n), wanted);
 }
 
@@ -64,14 +64,14 @@ static int take_part(struct word part, struct word ret[N_OPTS], struct err *e)
         if (!is(name, names[i]))
             continue;
         if (ret[i].p)
-            return err_set(e, ERR_USAGE, "--migration-key: %s is given twice", names[i]);
+            return err_set(e, ERR_USAGE, "%s is given twice", names[i]);
         if (value.n == 0 && (equals || i != OPT_REMOVE))
-            return err_set(e, ERR_USAGE, "--migration-key: \"%s\" needs a value", names[i]);
+            return err_set(e, ERR_USAGE, "\"%s\" needs a value", names[i]);
         ret[i] = value;
         return 0;
     }
     return err_set(e, ERR_USAGE,
-                   "--migration-key: \"%s\" is unknown; known are file=, fd=, pwdfile=, pwdfd=, "
+                   "\"%s\" is unknown; known are file=, fd=, pwdfile=, pwdfd=, "
                    "credential=, format=, mode=, kdf= and remove",
                    err_quote(buf, sizeof(buf), name.p, name.n));
 }
@@ -114,20 +114,20 @@ static int parse_source(const struct word w[N_OPTS], struct migration_key_source
     unsigned found = N_OPTS;
     for (unsigned i = OPT_FILE; i <= OPT_CREDENTIAL; i++) {
         if (w[i].p && found != N_OPTS)
-            return err_set(e, ERR_USAGE, "--migration-key: %s= and %s= are two sources; give one",
-                           names[found], names[i]);
+            return err_set(e, ERR_USAGE, "%s= and %s= are two sources; give one", names[found],
+                           names[i]);
         if (w[i].p)
             found = i;
     }
     if (found == N_OPTS)
         return err_set(e, ERR_USAGE,
-                       "--migration-key: wanted file=PATH, fd=N, pwdfile=PATH, pwdfd=N or "
+                       "wanted file=PATH, fd=N, pwdfile=PATH, pwdfd=N or "
                        "credential=NAME; a key itself is never taken from the command line");
     s->kind = kinds[found];
     s->passphrase =
         found == OPT_PWDFILE || found == OPT_PWDFD || (found == OPT_CREDENTIAL && w[OPT_KDF].p);
     if (w[found].n >= sizeof(s->value))
-        return err_set(e, ERR_USAGE, "--migration-key: %s= is longer than %zu bytes", names[found],
+        return err_set(e, ERR_USAGE, "%s= is longer than %zu bytes", names[found],
                        sizeof(s->value) - 1);
     memcpy(s->value, w[found].p, w[found].n);
     struct word v = w[found];
@@ -146,11 +146,11 @@ static int check_meaning(const struct word w[N_OPTS], const struct migration_key
 {
     if (w[OPT_FORMAT].p && s->passphrase)
         return err_set(e, ERR_USAGE,
-                       "--migration-key: format= says how a key is written, and a passphrase is "
+                       "format= says how a key is written, and a passphrase is "
                        "given; leave it out, or use file= or fd=");
     if (w[OPT_KDF].p && !s->passphrase)
         return err_set(e, ERR_USAGE,
-                       "--migration-key: kdf= makes a key of a passphrase, and a key is given; "
+                       "kdf= makes a key of a passphrase, and a key is given; "
                        "leave it out, or use pwdfile= or pwdfd=");
     return 0;
 }
@@ -173,15 +173,21 @@ static int parse_words(const struct word w[N_OPTS], struct migration_key_source 
     return 0;
 }
 
-int migration_key_source_parse(const char *arg, struct migration_key_source *ret, struct err *e)
+int swtpm_key_source_parse(const char *option, const char *arg, struct migration_key_source *ret,
+                           struct err *e)
 {
     struct migration_key_source s = {.fd = -1};
     struct word w[N_OPTS] = {0};
     if (split(arg, w, e) < 0 || parse_source(w, &s, e) < 0 || check_meaning(w, &s, e) < 0 ||
         parse_words(w, &s, e) < 0)
-        return -1;
+        return err_prefix(e, "--%s", option);
     *ret = s;
     return 0;
+}
+
+int migration_key_source_parse(const char *arg, struct migration_key_source *ret, struct err *e)
+{
+    return swtpm_key_source_parse("migration-key", arg, ret, e);
 }
 
 /* ---- reading ---- */
@@ -215,7 +221,13 @@ static int read_key(const struct migration_key_source *s, struct migration_key *
 int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,
                               struct err *e)
 {
-    return read_key(s, ret, e) < 0 ? err_prefix(e, "--migration-key") : 0;
+    return swtpm_key_source_read("migration-key", s, ret, e);
+}
+
+int swtpm_key_source_read(const char *option, const struct migration_key_source *s,
+                          struct migration_key **ret, struct err *e)
+{
+    return read_key(s, ret, e) < 0 ? err_prefix(e, "--%s", option) : 0;
 }
 
 const char *migration_key_source_to_remove(const struct migration_key_source *s)

@@ -32,10 +32,16 @@ struct migration_key_source {
 int migration_key_source_parse(const char *arg, struct migration_key_source *ret,
                                struct err *e) MUST_CHECK;
 
+/* The same for another option of swtpm's with this grammar: its --key. */
+int swtpm_key_source_parse(const char *option, const char *arg, struct migration_key_source *ret,
+                           struct err *e) MUST_CHECK;
+
 /* Reads and makes the key. ERR_KEY_MISSING: there is nothing in it; ERR_KEY_WRONG: no key of that
  * form and length; ERR_USAGE: no such file or descriptor; ERR_STORAGE. */
 int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,
                               struct err *e) MUST_CHECK;
+int swtpm_key_source_read(const char *option, const struct migration_key_source *s,
+                          struct migration_key **ret, struct err *e) MUST_CHECK;
 /* The file that is to be removed once all has gone well, or NULL: a start that fails for another
  * reason has not taken a key away. */
 const char *migration_key_source_to_remove(const struct migration_key_source *s);

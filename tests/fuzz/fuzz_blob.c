@@ -48,6 +48,39 @@ static void check_open(const uint8_t *bytes, size_t n, const struct migration_ke
     PROMISE(again_n == state_n && !memcmp(secret_peek(again), secret_peek(state), state_n));
 }
 
+/* The same of the file form, plain where there is no key. */
+static void check_file(const uint8_t *bytes, size_t n, const struct migration_key *key)
+{
+    OWNED(secret) state = NULL;
+    OWNED(secret) sealed = NULL;
+    OWNED(secret) again = NULL;
+    size_t state_n = 0, sealed_n = 0, again_n = 0;
+    struct err e = {0};
+    if (blob_file_open(bytes, n, key, &state, &state_n, &e) < 0) {
+        PROMISE(e.kind != ERR_NONE && e.kind != ERR_USAGE && e.text[0] != 0 && !state);
+        return;
+    }
+    PROMISE(state_n > 0 && state_n < n && state_n <= secret_size(state));
+    if (state_n > BLOB_MAX_BYTES)
+        return;
+    PROMISE(blob_file_seal(key, secret_peek(state), state_n, &sealed, &sealed_n, &e) == 0);
+    PROMISE(sealed_n == n || bytes[0] == 1); /* the first format is not made any more */
+    PROMISE(blob_file_open(secret_peek(sealed), sealed_n, key, &again, &again_n, &e) == 0);
+    PROMISE(again_n == state_n && !memcmp(secret_peek(again), secret_peek(state), state_n));
+}
+
+/* Any bytes as a state. */
+static void check_file_sealed(const uint8_t *bytes, size_t n, const struct migration_key *key)
+{
+    OWNED(secret) sealed = NULL;
+    size_t sealed_n = 0;
+    struct err e = {0};
+    if (n == 0 || n > BLOB_MAX_BYTES)
+        return;
+    PROMISE(blob_file_seal(key, bytes, n, &sealed, &sealed_n, &e) == 0);
+    check_file(secret_peek(sealed), sealed_n, key);
+}
+
 /* What somebody who has the key could send: the input, behind a header's length, as the content. */
 static void check_sealed(const uint8_t *bytes, size_t n, const struct migration_key *key)
 {
@@ -98,6 +131,10 @@ static void check_keys(const uint8_t *bytes, size_t n)
     check_open(bytes, n, small);
     check_open(bytes, n, large);
     check_sealed(bytes, n, small);
+    check_file(bytes, n, NULL);
+    check_file(bytes, n, small);
+    if (n % 8 == 0) /* each costs several locked mappings */
+        check_file_sealed(bytes, n, large);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)

@@ -7,7 +7,9 @@
 /* Arguments that make each command complete but for the key. */
 static const char *rest_of(const char *command)
 {
-    return strcmp(command, "serve") == 0 ? " --ctrl type=unixio,path=s" : "";
+    return strcmp(command, "serve") == 0    ? " --ctrl type=unixio,path=s"
+           : strcmp(command, "export") == 0 ? " t --plaintext"
+                                            : "";
 }
 
 static void make_image(const char *name)
@@ -145,7 +147,7 @@ static void missing_key_and_socket_are_named_together(void **state)
 static void wrong_key_is_refused_by_every_command(void **state)
 {
     (void)state;
-    static const char *const commands[] = {"serve", "verify-key", "check", "info"};
+    static const char *const commands[] = {"serve", "verify-key", "check", "info", "export"};
     struct run r = {0};
     char words[120];
     make_image("i");
@@ -158,6 +160,7 @@ static void wrong_key_is_refused_by_every_command(void **state)
         assert_json(&r, "KEY_WRONG", 11);
     }
     assert_false(file_exists("s"));
+    assert_false(file_exists("t"));
     assert_true(file_digest("i") == before);
 }
 

@@ -4,6 +4,7 @@ there when it says that it worked, or that it did not."""
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -56,7 +57,9 @@ class Scene:
         """As it was at setup; the same files, not new ones."""
         for name, now in judge.entries(self.folder).items():
             path = os.path.join(self.folder, name)
-            if name not in self.before:
+            if name not in self.before and os.path.isdir(path):
+                shutil.rmtree(path)
+            elif name not in self.before:
                 os.unlink(path)
             elif now != self.before[name] and now[0][0] == "-":
                 self.put(name, self.before[name][3])
@@ -151,10 +154,34 @@ class Create(Scene):
         if "--json" in self.words:
             if json.loads(outcome.out)["result"] != "OK":
                 return f"exit code 0, but it printed {outcome.out!r}"
-        elif not re.search(r"instance [0-9a-f-]{36}, .* created", outcome.out):
+        elif not re.search(r"instance [0-9a-f-]{36}, (.* created|imported)", outcome.out):
             return f"exit code 0, but it printed {outcome.out!r}"
         done = self.tools.run(self.folder, "check", "i", "--key", "file=" + self.key)
         return None if done.returncode in (0, 20) else f"nvkeep check: {done.stderr.decode()}"
+
+
+class Import(Create):
+    def setup(self):
+        self.needs = ("k", "store")
+        Scene.setup(self)
+
+
+class Export(OnImage):
+    """What comes out in clear is known to the byte."""
+
+    def __init__(self, *args, target):
+        super().__init__(*args)
+        self.target = target
+
+    def done(self, outcome):
+        after = judge.entries(self.folder)
+        made = after.pop("target", None)
+        wrong = judge.difference(self.before, after)
+        if wrong or not made or "exported" not in outcome.out:
+            return f"exit code 0, but: {wrong or outcome.out}"
+        content = _read(self.folder, self.target)
+        # Behind the headers of store and file is the same state.
+        return None if content[-1:] and self.templates["state"] in content else "another state"
 
 
 class Recover(Scene):
@@ -291,16 +318,24 @@ def make_templates(tools, folder):
         daemon.tpm.nv_define(INDEX, 16)
         daemon.tpm.nv_write(INDEX, b"sixteen bytes...")
     templates["i"] = _read(folder, "i")
+    shutil.copyfile(os.path.join(folder, "i"), os.path.join(folder, "fresh"))
     with serving.Daemon(tools, folder) as daemon:
         daemon.tpm.nv_write(INDEX, b"another sixteen.")
         before = _read(folder, "i")
         daemon.tpm.nv_write(INDEX, b"what is damaged.")
         after = _read(folder, "i")
         daemon.kill()
+    for target in ("store", "state"):
+        uri = ("file://" if target == "store" else "dir://") + target
+        made = tools.run(folder, "export", "fresh", uri, "--key", "file=k", "--plaintext")
+        if made.returncode != 0:
+            raise Broken(f"export: {made.stderr.decode()}")
     at = next(i for i in range(len(after)) if after[i] != before[i])
     damaged = bytearray(after)
     damaged[at // 512 * 512 + 333] ^= 16
     templates["damaged"] = bytes(damaged)
+    templates["store"] = _read(folder, "store")
+    templates["state"] = _read(folder, "state/tpm2-00.permall")
     return templates
 
 
@@ -320,6 +355,11 @@ def all_scenes(tools, templates, base):
     yield tpm12
     yield Create(*t, "create --incoming", "create", "i", *key, *quick, "--incoming", "--size", "512K",
                  "--cluster-size", "4K")
+    yield Import(*t, "import", "import", "file://store", "i", *key, *quick)
+    yield Export(*t, "export file://", "export", "i", "file://target", *key, "--plaintext",
+                 target="target")
+    yield Export(*t, "export dir://", "export", "i", "dir://target", *key, "--plaintext",
+                 target="target/tpm2-00.permall")
     yield OnImage(*t, "info", "info", "i")
     yield OnImage(*t, "info --key --json", "info", "i", *key, "--json")
     yield OnImage(*t, "verify-key", "verify-key", "i", "--key", "pwdfile=k")

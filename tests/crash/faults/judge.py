@@ -14,7 +14,7 @@ EXIT_CODES = {"USAGE": 2, "KEY_MISSING": 10, "KEY_WRONG": 11, "KEY_UNEXPECTED": 
 CLASS_OF = {code: name for name, code in EXIT_CODES.items()}
 
 TAKES_A_NAME = {"socket", "open", "openat", "stat", "lstat", "newfstatat", "access", "faccessat", "faccessat2",
-                "connect", "getcwd", "bind", "readlink", "linkat", "renameat2", "fchmodat", "fchownat", "chmod"}
+                "connect", "getcwd", "mkdir", "bind", "readlink", "linkat", "renameat2", "fchmodat", "fchownat", "chmod"}
 # What is wrong with a name, and with what is there; the rest is wrong with the system.
 ABOUT_A_NAME = {E.EACCES, E.EPERM, E.ENOENT, E.ENOTDIR, E.ELOOP, E.ENAMETOOLONG, E.EISDIR, E.EEXIST,
                 E.EROFS, E.ENXIO, E.ETXTBSY, E.EBUSY, E.ECONNREFUSED}
