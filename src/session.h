@@ -85,6 +85,7 @@ struct session_options {
     bool incoming;           /* wait for a migration: nothing is claimed before it comes */
     bool copied;             /* and the storage is being copied: it need not be there yet */
     enum device_kind device; /* copied: which TPM to be until the image says */
+    bool only_this_device;   /* ERR_USAGE where the image is of another kind */
     /* Called on the session's thread. */
     void (*tell)(void *ctx, const struct session_event *event);
     void *ctx;
