@@ -14,6 +14,7 @@
 enum {
     HEAD_MAX = 24,
     BLOB_HEAD_BYTES = 16,
+    BLOB_FLAGS_AT = 4,
     STATE_MAX_BYTES = 1 << 20,
     HASH_PIECE = 1024,
     LOCALITY_MAX = 4,
@@ -53,6 +54,18 @@ static int with_word(struct link *l, enum ctrl_code code, uint32_t word, const c
 {
     uint8_t reply[4];
     return ask(l, code, &word, 1, what, reply, sizeof(reply), e);
+}
+
+/* One byte, as swtpm_ioctl sends it. */
+static int with_locality(struct link *l, enum ctrl_code code, uint64_t n, const char *what,
+                         struct err *e)
+{
+    uint8_t head[5], reply[4];
+    put_be32(head, code);
+    head[4] = (uint8_t)n;
+    if (link_exchange(l, head, sizeof(head), NULL, 0, reply, sizeof(reply), e) < 0)
+        return -1;
+    return get_be32(reply) ? bad_result(what, get_be32(reply), e) : 0;
 }
 
 /* --- what only asks --- */
@@ -180,12 +193,12 @@ static int state_kind(const char *text, uint64_t *ret, struct err *e)
 static int get_state(struct link *l, uint32_t kind, struct secret **ret, size_t *ret_n,
                      struct err *e)
 {
-    const uint32_t body[] = {0, kind, 0};
+    const uint32_t body[] = {CTRL_STATE_DECRYPTED, kind, 0};
     uint8_t reply[BLOB_HEAD_BYTES];
     OWNED(secret) blob = NULL;
     *ret_n = 0;
-    int r = ask(l, CTRL_GET_STATEBLOB, body, ARRAY_LEN(body), "GET_STATEBLOB", reply, sizeof(reply),
-                e);
+    int r =
+        ask(l, CTRL_GET_STATEBLOB, body, ARRAY_LEN(body), "GET_STATEBLOB", reply, sizeof(reply), e);
     if (r < 0 && e->kind == ERR_STORAGE && get_be32(reply) == CTRL_NO_SUCH_STATE)
         return 0;
     if (r < 0)
@@ -244,8 +257,8 @@ static int load(struct link *l, const struct ioctl_command *c, struct err *e)
     size_t n;
     if (read_state(c->file, &blob, &n, e) < 0)
         return -1;
-    /* Whether it is encrypted says the blob in its own header; these flags are what both ask. */
-    bool encrypted = n >= 6 && (get_be16(secret_peek(blob) + 4) & 2);
+    /* Under the key of swtpm's state, says its header; under a migration key is another bit. */
+    bool encrypted = n >= BLOB_FLAGS_AT + 2 && get_be16(secret_peek(blob) + BLOB_FLAGS_AT) & 1;
     put_be32(head, CTRL_SET_STATEBLOB);
     put_be32(head + 4, encrypted ? CTRL_STATE_ENCRYPTED : 0);
     put_be32(head + 8, (uint32_t)c->number);
@@ -302,11 +315,6 @@ int ioctl_command_check(struct ioctl_command *c, struct err *e)
     }
 }
 
-static uint32_t locality_word(uint64_t n)
-{
-    return (uint32_t)n << 24; /* one byte, and padding */
-}
-
 int ioctl_command_run(const struct ioctl_command *c, struct link *l, struct err *e)
 {
     /* A daemon that is still stretching its passphrase lets these wait. */
@@ -324,14 +332,13 @@ int ioctl_command_run(const struct ioctl_command *c, struct link *l, struct err 
     case IOCTL_GET_BIT:
         return get_bit(l, e);
     case IOCTL_RESET_BIT:
-        return with_word(l, CTRL_RESET_TPMESTABLISHED, locality_word(c->number),
-                         "RESET_TPMESTABLISHED", e);
+        return with_locality(l, CTRL_RESET_TPMESTABLISHED, c->number, "RESET_TPMESTABLISHED", e);
     case IOCTL_STORE:
         return plain(l, CTRL_STORE_VOLATILE, "STORE_VOLATILE", e);
     case IOCTL_CANCEL:
         return plain(l, CTRL_CANCEL_TPM_CMD, "CANCEL_CMD", e);
     case IOCTL_LOCALITY:
-        return with_word(l, CTRL_SET_LOCALITY, locality_word(c->number), "SET_LOCALITY", e);
+        return with_locality(l, CTRL_SET_LOCALITY, c->number, "SET_LOCALITY", e);
     case IOCTL_HASH:
         return hash(l, c->argument, e);
     case IOCTL_SAVE:

@@ -11,7 +11,7 @@
 
 #include "src/clock.h"
 
-enum { HOST_BYTES = 256, QUOTED_BYTES = 200 };
+enum { RETRY_MS = 20, HOST_BYTES = 256, QUOTED_BYTES = 200 };
 
 static int wait_until(int fd, short events, int64_t limit, struct err *e)
 {
@@ -27,15 +27,23 @@ static int wait_until(int fd, short events, int64_t limit, struct err *e)
     }
 }
 
+/* A unix socket whose queue is full is tried again; for the others the kernel does that. */
 static int connect_in_time(int fd, const struct sockaddr *to, socklen_t n, struct err *e)
 {
     int os = 0;
     socklen_t m = sizeof(os);
-    if (connect(fd, to, n) == 0)
+    int64_t limit = now_ms() + LINK_MS;
+    int r;
+    while ((r = connect(fd, to, n)) < 0 && errno == EAGAIN) {
+        if (now_ms() >= limit)
+            return err_set(e, ERR_STORAGE, "Connect failed: the TPM accepts no connection");
+        (void)poll(NULL, 0, RETRY_MS);
+    }
+    if (r == 0)
         return 0;
     if (errno != EINPROGRESS)
         return err_sys(e, ERR_USAGE, errno, "Connect failed");
-    if (wait_until(fd, POLLOUT, now_ms() + LINK_MS, e) < 0)
+    if (wait_until(fd, POLLOUT, limit, e) < 0)
         return -1;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &os, &m) < 0 || os != 0)
         return err_sys(e, ERR_USAGE, os, "Connect failed");
@@ -75,7 +83,7 @@ static int split(const char *place, char host[HOST_BYTES], const char **ret_port
     snprintf(host, HOST_BYTES, "%.*s", (int)(end - begin), begin);
     if (!*host)
         snprintf(host, HOST_BYTES, "127.0.0.1");
-    *ret_port = colon && colon[1] ? colon + 1 : "6545";
+    *ret_port = colon && colon[1] ? colon + 1 : "6546";
     return 0;
 }
 

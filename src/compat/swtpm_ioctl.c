@@ -1,19 +1,31 @@
 /* swtpm_ioctl's command line: one command to the control channel of a daemon, ours or swtpm's. */
 #include <errno.h>
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "src/compat/ioctl_command.h"
 #include "src/harden.h"
 
-enum { LETTERS_END = 256, W_TCP, W_UNIX, W_DEVICE, W_STOP, W_SAVE, W_LOAD, W_INFO, W_LOCK,
-       W_VERSION, W_HELP };
+enum {
+    LETTERS_END = 256,
+    W_TCP,
+    W_UNIX,
+    W_DEVICE,
+    W_STOP,
+    W_SAVE,
+    W_LOAD,
+    W_INFO,
+    W_LOCK,
+    W_VERSION,
+    W_HELP
+};
 
 static void usage(FILE *to)
 {
     fputs("Usage: swtpm_ioctl COMMAND --unix PATH | --tcp [HOST]:[PORT]\n\n"
-          "--tcp [HOST]:[PORT]  : the control channel's port (127.0.0.1:6545)\n"
+          "--tcp [HOST]:[PORT]  : the control channel's port (127.0.0.1:6546)\n"
           "--unix PATH          : the control channel's socket\n"
           "-c                   : capabilities\n"
           "-i                   : power the TPM on; a volatile state is resumed and deleted\n"
@@ -54,12 +66,10 @@ static const struct {
     int word;
     enum ioctl_verb verb;
 } verbs[] = {
-    {'c', IOCTL_CAPABILITIES}, {'i', IOCTL_INIT},      {W_STOP, IOCTL_STOP},
-    {'s', IOCTL_SHUTDOWN},     {'e', IOCTL_GET_BIT},   {'r', IOCTL_RESET_BIT},
-    {'v', IOCTL_STORE},        {'C', IOCTL_CANCEL},    {'l', IOCTL_LOCALITY},
-    {'h', IOCTL_HASH},         {W_SAVE, IOCTL_SAVE},   {W_LOAD, IOCTL_LOAD},
-    {'g', IOCTL_CONFIG},       {'b', IOCTL_BUFFER},    {W_INFO, IOCTL_INFO},
-    {W_LOCK, IOCTL_LOCK},
+    {'c', IOCTL_CAPABILITIES}, {'i', IOCTL_INIT},      {W_STOP, IOCTL_STOP}, {'s', IOCTL_SHUTDOWN},
+    {'e', IOCTL_GET_BIT},      {'r', IOCTL_RESET_BIT}, {'v', IOCTL_STORE},   {'C', IOCTL_CANCEL},
+    {'l', IOCTL_LOCALITY},     {'h', IOCTL_HASH},      {W_SAVE, IOCTL_SAVE}, {W_LOAD, IOCTL_LOAD},
+    {'g', IOCTL_CONFIG},       {'b', IOCTL_BUFFER},    {W_INFO, IOCTL_INFO}, {W_LOCK, IOCTL_LOCK},
 };
 
 struct call {
