@@ -237,8 +237,11 @@ static int take_log(struct emulator_args *a, const char *text, struct err *e)
 {
     static const char *const booleans[] = {"truncate", NULL};
     char *ours;
-    return translate(a, text, booleans, NULL, &ours, e) < 0 ? -1
-                                                            : cli_log(ours, &a->plan.log_to, e);
+    /* Without a place it is a log on stderr. */
+    bool placed = words_have(text, "file") || words_have(text, "fd");
+    return translate(a, text, booleans, placed ? NULL : "fd=2", &ours, e) < 0
+               ? -1
+               : cli_log(ours, &a->plan.log_to, e);
 }
 
 static int take_pid(struct emulator_args *a, const char *text, struct err *e)

@@ -12,7 +12,7 @@
 
 /* One try of a passphrase is this slow. libvirt waits a second for the socket, and the first start
  * stretches twice before it is there. */
-enum { PASSPHRASE_MS = 150, RANDOM_KEY_MS = 10, QUOTED_BYTES = 300 };
+enum { PASSPHRASE_MS = 50, RANDOM_KEY_MS = 10, QUOTED_BYTES = 300 };
 
 static const char *quoted(char buf[QUOTED_BYTES], const char *text)
 {

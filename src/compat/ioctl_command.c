@@ -336,7 +336,7 @@ int ioctl_command_run(const struct ioctl_command *c, struct link *l, struct err 
     case IOCTL_STORE:
         return plain(l, CTRL_STORE_VOLATILE, "STORE_VOLATILE", e);
     case IOCTL_CANCEL:
-        return plain(l, CTRL_CANCEL_TPM_CMD, "CANCEL_CMD", e);
+        return plain(l, CTRL_CANCEL_TPM_CMD, "CANCEL_TPM_CMD", e);
     case IOCTL_LOCALITY:
         return with_locality(l, CTRL_SET_LOCALITY, c->number, "SET_LOCALITY", e);
     case IOCTL_HASH:
