@@ -3,10 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/image.h"
+#include "backend/tpm.h"
 #include "src/cli.h"
 #include "src/cli_text.h"
 #include "src/key_prompt.h"
-#include "src/new_image.h"
 #include "src/new_key.h"
 
 enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, MIN_CLUSTER_BITS = 9 };
@@ -98,9 +99,17 @@ static int get_key(struct cli_run *run, struct secret **ret, size_t *ret_bytes, 
 static int make(struct plan *p, const struct tpm_blobs *blobs, const struct secret *key,
                 size_t key_bytes, struct progress *progress, struct ref_facts *ret, struct err *e)
 {
-    if (progress_interrupted(progress))
-        return err_set(e, ERR_USAGE, "interrupted");
-    return new_image(&p->image, blobs, key, key_bytes, &progress->watch, ret, e);
+    struct state_change first = {0};
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++)
+        if (blobs->blob[i])
+            first.blob[i] =
+                (struct blob_change){BLOB_SET, secret_peek(blobs->blob[i]), blobs->n[i]};
+    p->image.first = &first;
+    int r = progress_interrupted(progress)
+                ? err_set(e, ERR_USAGE, "interrupted")
+                : image_create(&p->image, key, key_bytes, &progress->watch, ret, e);
+    p->image.first = NULL;
+    return r;
 }
 
 static void report(struct cli_run *run, const struct plan *p, const struct ref_facts *facts)

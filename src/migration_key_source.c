@@ -180,14 +180,14 @@ int swtpm_key_source_parse(const char *option, const char *arg, struct migration
     struct word w[N_OPTS] = {0};
     if (split(arg, w, e) < 0 || parse_source(w, &s, e) < 0 || check_meaning(w, &s, e) < 0 ||
         parse_words(w, &s, e) < 0)
-        return err_prefix(e, "%s", option);
+        return err_prefix(e, "--%s", option);
     *ret = s;
     return 0;
 }
 
 int migration_key_source_parse(const char *arg, struct migration_key_source *ret, struct err *e)
 {
-    return swtpm_key_source_parse("--migration-key", arg, ret, e);
+    return swtpm_key_source_parse("migration-key", arg, ret, e);
 }
 
 /* ---- reading ---- */
@@ -202,7 +202,8 @@ static int check_fd(int fd, struct err *e)
 }
 
 /* As it is, to the last byte: also a passphrase. */
-static int read_text(const struct migration_key_source *s, struct secret **ret, size_t *ret_n, struct err *e)
+static int read_text(const struct migration_key_source *s, struct secret **ret, size_t *ret_n,
+                     struct err *e)
 {
     struct key_source from = {.kind = s->kind, .value = s->value, .fd = s->fd};
     assert(s->kind != KEY_SOURCE_PROMPT);
@@ -210,9 +211,8 @@ static int read_text(const struct migration_key_source *s, struct secret **ret, 
         return -1;
     if (key_source_read(&from, "", ret, ret_n, e) == 0)
         return 0;
-    return e->kind == ERR_KEY_MISSING
-               ? err_set(e, ERR_KEY_MISSING, "the key's source is empty")
-               : -1;
+    return e->kind == ERR_KEY_MISSING ? err_set(e, ERR_KEY_MISSING, "the key's source is empty")
+                                      : -1;
 }
 
 static int read_key(const struct migration_key_source *s, struct migration_key **ret, struct err *e)

@@ -277,7 +277,7 @@ static int take_migration_key(struct emulator_args *a, const char *text, struct 
 
 static int take_key(struct emulator_args *a, const char *text, struct err *e)
 {
-    return swtpm_key_source_parse("--key", text, &a->key, e);
+    return swtpm_key_source_parse("key", text, &a->key, e);
 }
 
 static int take_state(struct emulator_args *a, const char *text, struct err *e)

@@ -5,45 +5,55 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/image.h"
+#include "backend/tpm.h"
 #include "src/compat/emulator_state.h"
 #include "src/log.h"
-#include "src/new_image.h"
 #include "src/new_key.h"
 
 /* One try of a passphrase is this slow. libvirt waits a second for the socket, and the first start
  * stretches twice before it is there. */
-enum { PASSPHRASE_MS = 50, RANDOM_KEY_MS = 10, QUOTED_BYTES = 300 };
+enum { PASSPHRASE_MS = 50, RANDOM_KEY_MS = 10, QUOTED_BYTES = 300, WORD_BYTES = 200 };
 
 static const char *quoted(char buf[QUOTED_BYTES], const char *text)
 {
     return err_quote(buf, QUOTED_BYTES, text, strlen(text));
 }
 
-/* For a shell: in single quotes where it is not plain. */
-static void shell_word(char buf[QUOTED_BYTES], const char *text)
+/* A word for a shell, made of three parts: in single quotes where it is not plain. */
+static const char *word(char buf[WORD_BYTES], const char *a, const char *b, const char *c)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                 "_-./:=,@%+";
-    bool is_plain = text[strspn(text, plain)] == 0;
-    snprintf(buf, QUOTED_BYTES, "%s%s%s", is_plain ? "" : "'", text, is_plain ? "" : "'");
+    const char *quote = a[strspn(a, plain)] || b[strspn(b, plain)] ? "'" : "";
+    snprintf(buf, WORD_BYTES, "%s%s%s%s%s", quote, a, b, c, quote);
+    return buf;
 }
 
-/* What a user can do is said to the letter. */
-static int refuse_old(const struct emulator_state *s, struct err *e)
+/* What a user can do is said to the letter. A key that came through a descriptor has no name. */
+static int refuse_old(const struct emulator_state *s, const struct migration_key_source *key,
+                      struct err *e)
 {
-    char old[QUOTED_BYTES], image[QUOTED_BYTES], key[QUOTED_BYTES];
-    shell_word(old, s->old ?: s->image);
-    shell_word(image, s->image);
-    shell_word(key, s->key_file);
-    if (s->old)
-        return err_set(e, ERR_STATE_FOREIGN,
-                       "there is a TPM state of swtpm's: %s; it was left alone; take it over with: "
-                       "nvkeep import --from %s --new-key %s %s",
-                       old, old, key, image);
+    char from[WORD_BYTES], image[WORD_BYTES], file[WORD_BYTES], keys[2 * WORD_BYTES];
+    const char *more = s->old ? "" : ".qcow2";
+    OWNED_HEAP char *dir = s->old ? strndup(s->old, (size_t)(strrchr(s->old, '/') - s->old)) : NULL;
+    if (s->old && !dir)
+        return err_nomem(e, "a path");
+    word(from, s->old ? "dir://" : "file://", s->old ? dir : s->image, "");
+    word(image, s->image, more, "");
+    if (key->kind == KEY_SOURCE_NONE) {
+        word(file, s->old ? s->key_file : s->image, more, s->old ? "" : ".key");
+        snprintf(keys, sizeof(keys), "--new-key %s", file);
+    } else {
+        word(file, "file=", key->kind == KEY_SOURCE_FILE ? key->value : "FILE", "");
+        snprintf(keys, sizeof(keys), "--source-key %s%s --key %s", key->passphrase ? "pwd" : "",
+                 file, file);
+    }
     return err_set(e, ERR_STATE_FOREIGN,
-                   "%s is a TPM state of swtpm's; it was left alone; take it over with: nvkeep "
-                   "import --in-place %s",
-                   old, old);
+                   "%s is a TPM state of swtpm's, which was left alone; take it over with: nvkeep "
+                   "import %s %s %s %s",
+                   s->old ?: s->image, from, image,
+                   s->device == DEVICE_TPM20 ? "--tpm2" : "--tpm12", keys);
 }
 
 /* --- the key --- */
@@ -77,6 +87,20 @@ static int first_key(const struct emulator_state *s, const struct emulator_start
 
 /* --- the image --- */
 
+static int create(struct image_create *c, const struct tpm_blobs *blobs, const struct secret *key,
+                  size_t n, struct err *e)
+{
+    struct state_change first = {0};
+    for (unsigned i = 0; i < N_TPM_BLOBS; i++)
+        if (blobs->blob[i])
+            first.blob[i] =
+                (struct blob_change){BLOB_SET, secret_peek(blobs->blob[i]), blobs->n[i]};
+    c->first = &first;
+    int r = image_create(c, key, n, NULL, NULL, e);
+    c->first = NULL;
+    return r;
+}
+
 static int make_image(const struct emulator_state *s, const struct emulator_start *how,
                       const struct secret *key, size_t n, struct err *e)
 {
@@ -88,7 +112,7 @@ static int make_image(const struct emulator_state *s, const struct emulator_star
     if (r == 0 && !how->waits)
         r = tpm_manufacture(s->device, &blobs, e);
     if (r == 0)
-        r = new_image(&c, &blobs, key, n, NULL, NULL, e);
+        r = create(&c, &blobs, key, n, e);
     tpm_blobs_clear(&blobs);
     if (r == 0 && s->mode && chmod(s->image, s->mode) < 0)
         r = err_sys(e, ERR_STORAGE, errno, "cannot change the mode of %s", quoted(buf, s->image));
@@ -150,7 +174,7 @@ int emulator_state_prepare(const struct emulator_state *s, const struct emulator
         return -1;
     switch (found) {
     case FOUND_OLD:
-        return refuse_old(s, e);
+        return refuse_old(s, how->key, e);
     case FOUND_OTHER:
         return err_set(e, ERR_STATE_FOREIGN,
                        "%s is neither empty nor an image of nvkeep; it was left alone",
