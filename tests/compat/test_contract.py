@@ -175,8 +175,11 @@ def a_key_file_is_removed_when_asked_and_only_after_a_good_start(test):
     state = side.new_state()
     write(side.path("key"), b"pass")
     write(side.path("other"), b"other")
-    shut_down(side, side.emulator("--key", "pwdfile=key,remove", state=f"dir={state}"))
+    write(side.path("way"), b"way")
+    shut_down(side, side.emulator("--key", "pwdfile=key,remove", "--migration-key",
+                                  "pwdfile=way,remove", state=f"dir={state}"))
     test.check(not os.path.exists(side.path("key")), "the key file is there")
+    test.check(not os.path.exists(side.path("way")), "the migration key's file is there")
     refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=other,remove=true",
             says="key")
     test.check(os.path.exists(side.path("other")), "a key that did not fit was removed")
