@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include <libtpms/tpm_error.h>
 #include <libtpms/tpm_library.h>
@@ -137,8 +138,11 @@ int tpm_lib_attach(struct tpm *t, struct err *e)
     if (live)
         return err_set(e, ERR_USAGE, "this process already has a TPM; libtpms keeps only one");
     /* libtpms writes to stderr what made it fail, commands included, unless it is given another
-     * place. */
+     * place. In a root of its own that may not be there; writing text to an event counter has no
+     * effect either. */
     t->quiet_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (t->quiet_fd < 0 && errno == ENOENT)
+        t->quiet_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (t->quiet_fd < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot open /dev/null for what libtpms would print");
     if (secret_new(TPM_BUFFER_BYTES, &t->cmd, e) < 0)

@@ -132,7 +132,8 @@ static bool answer_at_once(struct ctrl_server *s, struct ctrl_client *c, struct 
         s->shut_down = true;
         break;
     case WORKER_SERVING:
-        if (!session_answer_at_once(worker_kind(s->worker), worker_is_on(s->worker), job))
+        if (!session_answer_at_once(worker_kind(s->worker), worker_is_on(s->worker),
+                                    worker_has_migration_key(s->worker), job))
             return false;
         if (job->req.code == CTRL_CANCEL_TPM_CMD)
             worker_cancel(s->worker);

@@ -201,21 +201,79 @@ static int check_fd(int fd, struct err *e)
                          "descriptor %d is not open for reading; was it passed on to nvkeep?", fd);
 }
 
-static int read_key(const struct migration_key_source *s, struct migration_key **ret, struct err *e)
+/* As it is, to the last byte: also a passphrase. */
+static int read_text(const struct migration_key_source *s, struct secret **ret, size_t *ret_n,
+                     struct err *e)
 {
-    /* As it is, to the last byte: also a passphrase. */
     struct key_source from = {.kind = s->kind, .value = s->value, .fd = s->fd};
-    OWNED(secret) text = NULL;
-    size_t n = 0;
     assert(s->kind != KEY_SOURCE_PROMPT);
     if (s->kind == KEY_SOURCE_FD && check_fd(s->fd, e) < 0)
         return -1;
-    if (key_source_read(&from, "", &text, &n, e) < 0)
-        return e->kind == ERR_KEY_MISSING
-                   ? err_set(e, ERR_KEY_MISSING, "the migration key's source is empty")
-                   : -1;
+    if (key_source_read(&from, "", ret, ret_n, e) == 0)
+        return 0;
+    return e->kind == ERR_KEY_MISSING ? err_set(e, ERR_KEY_MISSING, "the key's source is empty")
+                                      : -1;
+}
+
+static int read_key(const struct migration_key_source *s, struct migration_key **ret, struct err *e)
+{
+    OWNED(secret) text = NULL;
+    size_t n = 0;
+    if (read_text(s, &text, &n, e) < 0)
+        return -1;
     return s->passphrase ? migration_key_derive(s->kdf, s->bits, text, n, ret, e)
                          : migration_key_parse(s->form, s->bits, text, n, ret, e);
+}
+
+/* As arithmetic: neither a branch nor an address may depend on the key. */
+static uint8_t hex_digit(uint32_t v)
+{
+    return (uint8_t)('0' + v + ('a' - '9' - 1) * ((9 - v) >> 31));
+}
+
+/* Digits by the same rules as migration_key_parse(), which has seen them: lower case, without 0x
+ * and what follows them. */
+static void normalise_hex(const uint8_t *p, unsigned bits, uint8_t *ret)
+{
+    if (p[0] == '0' && (p[1] == 'x' || p[1] == 'X'))
+        p += 2;
+    for (size_t i = 0; i < bits / 4; i++)
+        ret[i] = (uint8_t)(p[i] | (p[i] >> 1 & 0x20)); /* letters have 0x40 */
+}
+
+static int as_passphrase(const struct migration_key_source *s, const struct secret *text, size_t n,
+                         struct secret **ret, size_t *ret_n, struct err *e)
+{
+    OWNED(migration_key) checked = NULL;
+    OWNED(secret) digits = NULL;
+    const uint8_t *p = secret_peek(text);
+    if (migration_key_parse(s->form, s->bits, text, n, &checked, e) < 0 ||
+        secret_new(s->bits / 4, &digits, e) < 0)
+        return -1;
+    uint8_t *to = secret_bytes(digits);
+    if (s->form == MIGRATION_KEY_HEX)
+        normalise_hex(p, s->bits, to);
+    for (size_t i = 0; s->form == MIGRATION_KEY_BINARY && i < s->bits / 8; i++) {
+        to[2 * i] = hex_digit(p[i] >> 4);
+        to[2 * i + 1] = hex_digit(p[i] & 0xf);
+    }
+    *ret = MOVE(digits);
+    *ret_n = s->bits / 4;
+    return 0;
+}
+
+int swtpm_key_source_passphrase(const struct migration_key_source *s, struct secret **ret,
+                                size_t *ret_n, struct err *e)
+{
+    OWNED(secret) text = NULL;
+    size_t n = 0;
+    if (read_text(s, &text, &n, e) < 0)
+        return err_prefix(e, "--key");
+    if (!s->passphrase)
+        return as_passphrase(s, text, n, ret, ret_n, e) < 0 ? err_prefix(e, "--key") : 0;
+    *ret = MOVE(text);
+    *ret_n = n;
+    return 0;
 }
 
 int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,

@@ -35,6 +35,10 @@ int migration_key_source_parse(const char *arg, struct migration_key_source *ret
 /* The same for another option of swtpm's with this grammar: its --key. */
 int swtpm_key_source_parse(const char *option, const char *arg, struct migration_key_source *ret,
                            struct err *e) MUST_CHECK;
+/* What --key gives as the passphrase of an image: a passphrase as it is, of a key its digits in
+ * lower-case hexadecimal, so that qemu-img can be given the same. Errors as below. */
+int swtpm_key_source_passphrase(const struct migration_key_source *s, struct secret **ret,
+                                size_t *ret_n, struct err *e) MUST_CHECK;
 
 /* Reads and makes the key. ERR_KEY_MISSING: there is nothing in it; ERR_KEY_WRONG: no key of that
  * form and length; ERR_USAGE: no such file or descriptor; ERR_STORAGE. */

@@ -90,7 +90,8 @@ static int start_worker(struct server *s, struct secret **pass, size_t pass_byte
                                             .rules = s->o->rules,
                                             .incoming = s->o->incoming,
                                             .copied = s->o->copied,
-                                            .device = s->o->device};
+                                            .device = s->o->device,
+                                            .only_this_device = s->o->only_this_device};
     if (data_channel_new(s->o->server.disconnect, &data, e) < 0)
         return -1;
     s->has_data_client = client >= 0;
@@ -153,14 +154,20 @@ static int bind_sockets(struct server *s, struct err *e)
     return 0;
 }
 
+/* One file may have been given twice. */
+static int remove_spent(const struct serve_options *o, struct err *e)
+{
+    for (size_t i = 0; i < ARRAY_LEN(o->remove_when_ready); i++)
+        if (o->remove_when_ready[i] && unlink(o->remove_when_ready[i]) < 0 && errno != ENOENT)
+            return err_sys(e, ERR_STORAGE, errno, "remove: cannot remove the file of a key");
+    return 0;
+}
+
 static int become_ready(struct server *s, struct err *e)
 {
     const struct confine c = {{listener_dir_fd(s->ctrl), listener_dir_fd(s->data),
                                pid_file_dir_fd(s->pid), listener_dir_fd(s->admin_socket)}};
-    const char *spent = s->o->remove_when_ready;
-    if (spent && unlink(spent) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "--migration-key: cannot remove its file");
-    if (confine(&c, e) < 0)
+    if (remove_spent(s->o, e) < 0 || confine(&c, e) < 0)
         return -1;
     /* Not one command before that. */
     worker_begin(s->worker, listener_fd(s->data));

@@ -56,9 +56,10 @@ struct serve_options {
     struct endpoint ctrl, server, admin;
     struct custody_rules rules;          /* --migration, --migration-seal */
     struct migration_key *migration_key; /* --migration-key; taken; rules borrow it */
-    const char *remove_when_ready;       /* NULL, or a key's file, for --migration-key remove */
+    const char *remove_when_ready[2];    /* files of keys that are removed then; NULL: none */
+    bool only_this_device;               /* an image of another kind of TPM is refused */
     bool incoming, copied;
-    enum device_kind device; /* DEVICE_TPM20 unless --tpm12; only asked where copied */
+    enum device_kind device; /* DEVICE_TPM20 unless --tpm12; only asked where copied, or below */
     unsigned flags;
     const char *pid_file; /* NULL: none */
     int pid_fd;           /* -1: none */

@@ -243,7 +243,7 @@ static uint32_t (*const handlers[CTRL_N_CODES])(struct session *s, struct ctrl_j
 
 void session_control(struct session *s, struct ctrl_job *job)
 {
-    if (session_answer_at_once(session_kind(s), tpm_is_on(s->tpm), job))
+    if (session_answer_at_once(session_kind(s), tpm_is_on(s->tpm), s->o.rules.migration_key, job))
         return;
     uint32_t (*run)(struct session *, struct ctrl_job *) = handlers[job->req.code];
     job->reply.result = run ? run(s, job) : CTRL_BAD_ORDINAL;
@@ -268,14 +268,15 @@ static uint32_t cancel_result(enum device_kind kind, bool is_on)
     return kind == DEVICE_TPM20 ? CTRL_OK : CTRL_FAIL;
 }
 
-bool session_answer_at_once(enum device_kind kind, bool is_on, struct ctrl_job *job)
+bool session_answer_at_once(enum device_kind kind, bool is_on, bool migration_key,
+                            struct ctrl_job *job)
 {
     switch (job->req.code) {
     case CTRL_GET_CAPABILITY:
         job->reply.capabilities = capabilities(kind);
         return true;
     case CTRL_GET_CONFIG:
-        job->reply.config = CTRL_CONFIG_STATE_KEY;
+        job->reply.config = CTRL_CONFIG_STATE_KEY | (migration_key ? CTRL_CONFIG_MIGRATION_KEY : 0);
         return true;
     case CTRL_CANCEL_TPM_CMD:
         job->reply.result = cancel_result(kind, is_on);

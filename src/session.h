@@ -85,6 +85,7 @@ struct session_options {
     bool incoming;           /* wait for a migration: nothing is claimed before it comes */
     bool copied;             /* and the storage is being copied: it need not be there yet */
     enum device_kind device; /* copied: which TPM to be until the image says */
+    bool only_this_device;   /* ERR_USAGE where the image is of another kind */
     /* Called on the session's thread. */
     void (*tell)(void *ctx, const struct session_event *event);
     void *ctx;
@@ -116,7 +117,8 @@ void session_control(struct session *s, struct ctrl_job *job);
 
 /* The same for what needs no TPM, from facts that never change: any thread. False: not one of
  * these. */
-bool session_answer_at_once(enum device_kind kind, bool is_on, struct ctrl_job *job);
+bool session_answer_at_once(enum device_kind kind, bool is_on, bool migration_key,
+                            struct ctrl_job *job);
 
 /* The reply of a job with is_last was written, or never will be. */
 void session_sent(struct session *s, bool sent);

@@ -45,6 +45,17 @@ static int start_up(struct session *s, struct err *e)
     return 0;
 }
 
+static int check_device(const struct session *s, struct err *e)
+{
+    char name[200];
+    if (!s->o.only_this_device || session_kind(s) == s->o.device)
+        return 0;
+    return err_set(e, ERR_USAGE, "%s holds a TPM %s, and a TPM %s was asked for",
+                   err_quote(name, sizeof(name), s->o.image, strlen(s->o.image)),
+                   session_kind(s) == DEVICE_TPM20 ? "2.0" : "1.2",
+                   s->o.device == DEVICE_TPM20 ? "2.0" : "1.2");
+}
+
 /* The claim first, then everything. */
 static int open_claimed(struct session *s, struct secret **pass, size_t pass_bytes,
                         const struct watch *watch, struct err *e)
@@ -54,7 +65,7 @@ static int open_claimed(struct session *s, struct secret **pass, size_t pass_byt
     int r = image_open_claimed(s->o.image, *pass, pass_bytes, watch, &image, &store, e);
     secret_free(MOVE(*pass));
     if (r < 0 || custody_new(&image, &s->o.rules, HO_IDLE, &s->custody, e) < 0 ||
-        tpm_new(&store, &s->tpm, e) < 0)
+        tpm_new(&store, &s->tpm, e) < 0 || check_device(s, e) < 0)
         return -1;
     return start_up(s, e);
 }
@@ -112,7 +123,7 @@ static int open_waiting(struct session *s, struct secret **pass, size_t pass_byt
     if (take_custody(s, pass, pass_bytes, watch, e) < 0)
         return -1;
     if (verify_unclaimed(s, watch, e) == 0)
-        return 0;
+        return check_device(s, e);
     if (!s->o.copied || !may_be_unfinished(e))
         return -1;
     return s->tpm ? 0 : tpm_new_waiting(s->o.device, &s->tpm, e);

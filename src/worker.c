@@ -397,6 +397,11 @@ enum device_kind worker_kind(struct worker *w)
     return kind;
 }
 
+bool worker_has_migration_key(const struct worker *w)
+{
+    return w->options.rules.migration_key != NULL;
+}
+
 bool worker_data_was_lost(struct worker *w)
 {
     return atomic_exchange(&w->data_lost, false);

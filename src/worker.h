@@ -41,7 +41,8 @@ bool worker_is_stretching(struct worker *w);
  * meanwhile, and that is no fault of the storage. */
 bool worker_is_opening(struct worker *w);
 enum device_kind worker_kind(struct worker *w); /* while SERVING */
-bool worker_data_was_lost(struct worker *w);    /* since it was asked last */
+bool worker_has_migration_key(const struct worker *w);
+bool worker_data_was_lost(struct worker *w); /* since it was asked last */
 
 /* Takes the job; it comes back through worker_done(), or worker_admin_done() where it has a call of
  * the admin socket. */

@@ -18,6 +18,14 @@ src/cli_endpoint.c:getpwnam        uid=NAME of a socket; the process has one thr
 src/cli_endpoint.c:getgrnam        gid=NAME, likewise
 src/cli.c:stpcpy                   the words of the command line, into room measured just before
 src/main.c:strerror                before there is a second thread
+src/compat/emulator_words.c:stpcpy  into room measured just before
+src/compat/emulator_state.c:getenv  TPM_PATH, which swtpm knows, is a directory
+src/compat/emulator_args.c:getenv   TPM_PORT, likewise, is a port
+src/compat/emulator_policy.c:getenv  where the policy is; nothing secret is in it
+src/compat/emulator_policy.c:fgets   likewise
+src/compat/emulator_policy.c:sscanf  every field has its width
+src/compat/swtpm.c:getpwnam         --runas; before there is a second thread
+src/compat/swtpm.c:getpwuid         likewise
 '
 
 rule()

@@ -1,0 +1,18 @@
+# The names under which others know what we do: small programs in a directory of their own, for
+# those who put it first in PATH. Included from src/CMakeLists.txt.
+function(nvkeep_compat name)
+    add_executable(compat_${name} ${ARGN})
+    set_target_properties(compat_${name} PROPERTIES OUTPUT_NAME ${name}
+        RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/compat)
+    target_link_libraries(compat_${name} PRIVATE nvk_program)
+    target_compile_options(compat_${name} PRIVATE -fPIE)
+    target_compile_definitions(compat_${name} PRIVATE
+        NVKEEP_SYSCONFDIR="${CMAKE_INSTALL_FULL_SYSCONFDIR}")
+    target_link_options(compat_${name} PRIVATE -pie)
+    install(TARGETS compat_${name} RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/nvkeep/compat)
+endfunction()
+
+file(GLOB EMULATOR_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/emulator_*.c)
+nvkeep_compat(swtpm ${CMAKE_SOURCE_DIR}/src/compat/swtpm.c ${EMULATOR_SRC})
+file(GLOB IOCTL_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/ioctl_*.c)
+nvkeep_compat(swtpm_ioctl ${CMAKE_SOURCE_DIR}/src/compat/swtpm_ioctl.c ${IOCTL_SRC})

@@ -1,0 +1,71 @@
+#include "src/compat/emulator_policy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { QUOTED_BYTES = 200, LINE_BYTES = 256 };
+
+static const char *path(void)
+{
+    const char *named = getenv("NVKEEP_SWTPM_CONF");
+    return named && *named ? named : NVKEEP_SYSCONFDIR "/nvkeep/swtpm.conf";
+}
+
+/* Which of the words it is; -1: none. */
+static int which(const char *value, const char *const words[])
+{
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0)
+            return i;
+    return -1;
+}
+
+static bool take(struct emulator_policy *p, const char *name, const char *value)
+{
+    static const char *const yes_no[] = {"no", "yes", NULL};
+    static const char *const seals[] = {"auto", "off", "required", NULL};
+    static const enum seal_policy policies[] = {SEAL_AUTO, SEAL_OFF, SEAL_REQUIRED};
+    int i = -1;
+    if (strcmp(name, "require-key") == 0 && (i = which(value, yes_no)) >= 0)
+        p->require_key = i == 1;
+    else if (strcmp(name, "migration-seal") == 0 && (i = which(value, seals)) >= 0)
+        p->seal = policies[i];
+    return i >= 0;
+}
+
+static int take_line(struct emulator_policy *p, const char *line, unsigned number, struct err *e)
+{
+    char name[LINE_BYTES], value[LINE_BYTES], rest[2], file[QUOTED_BYTES], quoted[QUOTED_BYTES];
+    int n = sscanf(line, " %255[a-z-] = %255s %1s", name, value, rest);
+    const char *at = line + strspn(line, " \t\n");
+    if (!*at || *at == '#' || (n == 2 && take(p, name, value)))
+        return 0;
+    return err_set(e, ERR_USAGE,
+                   "%s: line %u: wanted require-key = yes|no or migration-seal = "
+                   "off|auto|required, found \"%s\"",
+                   err_quote(file, sizeof(file), path(), strlen(path())), number,
+                   err_quote(quoted, sizeof(quoted), at, strcspn(at, "\n")));
+}
+
+int emulator_policy_read(struct emulator_policy *ret, struct err *e)
+{
+    struct emulator_policy p = {.seal = SEAL_OFF};
+    char line[LINE_BYTES], quoted[QUOTED_BYTES];
+    unsigned number = 0;
+    int r = 0;
+    FILE *f = fopen(path(), "re");
+    if (!f && errno != ENOENT && errno != ENOTDIR)
+        return err_sys(e, ERR_USAGE, errno, "cannot read %s",
+                       err_quote(quoted, sizeof(quoted), path(), strlen(path())));
+    while (r == 0 && f && fgets(line, sizeof(line), f))
+        r = take_line(&p, line, ++number, e);
+    if (r == 0 && f && ferror(f))
+        r = err_sys(e, ERR_STORAGE, EIO, "cannot read %s",
+                    err_quote(quoted, sizeof(quoted), path(), strlen(path())));
+    if (f)
+        fclose(f);
+    if (r == 0)
+        *ret = p;
+    return r;
+}

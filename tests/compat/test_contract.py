@@ -1,0 +1,484 @@
+"""What those rely on who start swtpm, and what is promised beyond: nothing is ever overwritten, and
+the image opens with qemu-img."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import time
+import tty
+
+from sides import ours, sides, tpm_command
+from test_two_daemons import GET_RANDOM, STARTUP, filter_mode, word
+from harness.case import Skip, main
+from harness.process import run, wait_until
+
+PASSPHRASE = b"a passphrase, and a newline that counts\n"
+
+
+def write(path, content, mode=0o600):
+    with open(path, "wb", opener=lambda p, f: os.open(p, f, mode)) as f:
+        f.write(content)
+    return path
+
+
+def refused(test, side, *argv, says):
+    """Exit code 1, no socket, and stderr says it."""
+    done = side.run("socket", "--tpm2", "--ctrl", "type=unixio,path=refused", *argv)
+    test.equal(done.rc, 1, f"exit code ({done.err})")
+    test.contains(done.err, says, "stderr")
+    test.check(not os.path.exists(side.path("refused")), "there is a socket")
+    return done
+
+
+def shut_down(side, daemon, ctrl="ctrl"):
+    c = side.control(ctrl)
+    side.test.equal(c.ask(0x03), bytes(4), "SHUTDOWN")
+    c.close()
+    side.test.equal(daemon.wait(), 0, "exit code")
+
+
+def opened_by_qemu(test, image, secret):
+    done = run(["qemu-img", "check", "--object", f"secret,id=k,file={secret}", "--image-opts",
+                f"driver=qcow2,file.filename={image},encrypt.key-secret=k"])
+    test.equal(done.rc, 0, f"qemu-img check: {done}")
+
+
+def snapshot(folder):
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), "rb") as f:
+            found[name] = (f.read(), os.stat(f.name).st_mtime_ns)
+    return found
+
+
+# ---- nothing is ever overwritten ----
+
+
+def a_state_of_swtpm_is_refused_with_the_command_that_takes_it_over(test):
+    stock, side = sides(test)
+    for family, uri in (("2.0", "dir"), ("1.2", "dir"), ("2.0", "file")):
+        folder = side.new_state()
+        state = f"dir={folder}" if uri == "dir" else f"backend-uri=file://{folder}/nvram"
+        ctrl = family + uri
+        daemon = stock.emulator(state=state, family=family, ctrl=ctrl)
+        test.equal(stock.control(ctrl).ask(0x02, word(0)), bytes(4), "INIT")
+        shut_down(stock, daemon, ctrl)
+        before = snapshot(folder)
+        argv = ["socket", "--ctrl", "type=unixio,path=no", "--tpmstate", state]
+        done = side.run(*argv, *(["--tpm2"] if family == "2.0" else []))
+        test.equal(done.rc, 1, f"exit code ({done.err})")
+        test.contains(done.err, "nvkeep import", "stderr")
+        test.contains(done.err, folder, "stderr")
+        test.equal(snapshot(folder), before, "what was there")
+
+
+def what_is_neither_ours_nor_empty_is_left_alone(test):
+    side = ours(test)
+    folder = side.new_state()
+    file = write(os.path.join(folder, "f"), b"somebody's text, longer than a header")
+    for name, content in (("text", b"x"), ("zeroes", bytes(4096)), ("text2", b"QFI" + bytes(600))):
+        write(file, content)
+        before = snapshot(folder)
+        refused(test, side, "--tpmstate", f"backend-uri=file://{file}", says="left alone")
+        test.equal(snapshot(folder), before, f"{name}: what was there")
+    # An image of somebody else's.
+    os.unlink(file)
+    test.equal(run(["qemu-img", "create", "-q", "-f", "qcow2", file, "1M"]).rc, 0, "qemu-img")
+    before = snapshot(folder)
+    refused(test, side, "--tpmstate", f"backend-uri=file://{file}", "--key", "pwdfile=/etc/hostname",
+            says=file)
+    test.equal(snapshot(folder), before, "a foreign image")
+
+
+def a_key_that_does_not_fit_ends_the_start_with_one_line_and_changes_nothing(test):
+    side = ours(test)
+    write(side.path("right"), b"right")
+    write(side.path("wrong"), b"wrong")
+    state = side.new_state()
+    shut_down(side, side.emulator("--key", "pwdfile=right", state=f"dir={state}"))
+    before = snapshot(state)
+    began = time.monotonic()
+    done = refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=wrong",
+                   "--log", "file=log", says="key")
+    test.check(time.monotonic() - began < 5, "it took longer than five seconds")
+    test.equal(done.err.count("\n"), 1, "lines on stderr")
+    with open(side.path("log"), encoding="utf-8") as f:
+        test.contains(f.read(), "KEY_WRONG", "the log")
+    refused(test, side, "--tpmstate", f"dir={state}", says="no --key was given")
+    test.equal(snapshot(state), before, "the image")
+
+
+def an_image_of_the_other_kind_of_tpm_is_refused(test):
+    side = ours(test)
+    image = side.path("x.qcow2")
+    shut_down(side, side.emulator(state=f"backend-uri=file://{image}", family="1.2"))
+    with open(image, "rb") as f:
+        before = f.read()
+    refused(test, side, "--tpmstate", f"backend-uri=file://{image}", says="holds a TPM 1.2")
+    with open(image, "rb") as f:
+        test.equal(f.read() == before, True, "the image")
+
+
+def an_empty_file_keeps_its_owner_and_mode(test):
+    side = ours(test)
+    image = write(side.path("empty"), b"", 0o640)
+    os.chmod(image, 0o640)
+    if os.geteuid() == 0:
+        os.chown(image, 65534, 65534)
+    was = os.stat(image)
+    shut_down(side, side.emulator(state=f"backend-uri=file://{image}"))
+    now = os.stat(image)
+    test.equal((now.st_uid, now.st_gid, now.st_mode), (was.st_uid, was.st_gid, was.st_mode), "owner")
+    test.check(now.st_size > 0, "nothing was made")
+    test.check(not os.path.exists(image + ".empty"), "something is left beside it")
+
+
+# ---- keys ----
+
+
+def every_form_of_the_key_opens_and_qemu_opens_with_the_same(test):
+    side = ours(test)
+    digits = "00112233445566778899aabbccddeeff"
+    forms = {
+        "pwdfile": (PASSPHRASE, "pwdfile={}", PASSPHRASE),
+        "kdf": (b"pass", "pwdfile={},kdf=sha512,mode=aes-256-cbc", b"pass"),
+        "hex": (digits.upper().encode(), "file={}", digits.encode()),
+        "hex 0x": (b"0x" + digits.encode() + b"\n", "file={},format=hex,mode=aes-128-cbc",
+                   digits.encode()),
+        "binary": (bytes(range(32)), "file={},format=binary,mode=aes-256-cbc",
+                   bytes(range(32)).hex().encode()),
+    }
+    for name, (content, how, secret) in forms.items():
+        state = side.new_state()
+        key = write(side.path("key"), content)
+        shut_down(side, side.emulator("--key", how.format(key), state=f"dir={state}"))
+        image = os.path.join(state, "tpm2-00.qcow2")
+        opened_by_qemu(test, image, write(side.path("secret"), secret))
+        # And by descriptor, from a pipe.
+        reader, writer = os.pipe()
+        os.write(writer, content)
+        os.close(writer)
+        by_fd = how.format(reader).replace("file=", "fd=")
+        daemon = side.start("socket", "--tpm2", "--tpmstate", f"dir={state}", "--key", by_fd,
+                            "--ctrl", "type=unixio,path=ctrl", ready="ctrl", pass_fds=[reader])
+        os.close(reader)
+        shut_down(side, daemon)
+        print(f"         {name}")
+
+
+def a_key_file_is_removed_when_asked_and_only_after_a_good_start(test):
+    side = ours(test)
+    state = side.new_state()
+    write(side.path("key"), b"pass")
+    write(side.path("other"), b"other")
+    write(side.path("way"), b"way")
+    shut_down(side, side.emulator("--key", "pwdfile=key,remove", "--migration-key",
+                                  "pwdfile=way,remove", state=f"dir={state}"))
+    test.check(not os.path.exists(side.path("key")), "the key file is there")
+    test.check(not os.path.exists(side.path("way")), "the migration key's file is there")
+    refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=other,remove=true",
+            says="key")
+    test.check(os.path.exists(side.path("other")), "a key that did not fit was removed")
+
+
+def without_a_key_a_random_one_is_made_and_said_once(test):
+    side = ours(test)
+    state = side.new_state()
+    key = os.path.join(state, "tpm2-00.key")
+    for start in range(2):
+        shut_down(side, side.emulator("--log", "file=log", state=f"dir={state}"))
+        test.equal(stat.S_IMODE(os.stat(key).st_mode), 0o600, "mode of the key")
+        with open(side.path("log"), encoding="utf-8") as f:
+            test.equal(f.read().count("a random key was made in " + key), 1, f"start {start}")
+    opened_by_qemu(test, os.path.join(state, "tpm2-00.qcow2"), key)
+    shutil.move(key, side.path("moved"))
+    refused(test, side, "--tpmstate", f"dir={state}", says=key)
+    test.check(not os.path.exists(key), "another key was made for an image that has one")
+
+
+def a_policy_can_demand_a_key_and_one_that_is_not_understood_ends_the_start(test):
+    side = ours(test)
+    state = side.new_state()
+    conf = side.path("swtpm.conf")
+    os.environ["NVKEEP_SWTPM_CONF"] = conf
+    try:
+        write(conf, b"# ours\nrequire-key = yes\nmigration-seal = required\n")
+        refused(test, side, "--tpmstate", f"dir={state}", says="require-key")
+        test.equal(os.listdir(state), [], "what is in the directory")
+        write(side.path("key"), b"pass")
+        shut_down(side, side.emulator("--key", "pwdfile=key", state=f"dir={state}"))
+        write(conf, b"require-key = perhaps\n")
+        refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=key", says="line 1")
+    finally:
+        del os.environ["NVKEEP_SWTPM_CONF"]
+
+
+# ---- the process ----
+
+
+def the_socket_is_there_within_a_second_also_on_the_first_start(test):
+    side = ours(test)
+    write(side.path("key"), b"a secret of libvirt's")
+    state = side.new_state()
+    limit = 10 if os.environ.get("NVKEEP_BUILD", "").endswith("asan") else 1
+    for start in ("first", "second"):
+        began = time.monotonic()
+        daemon = side.emulator("--key", "pwdfile=key,mode=aes-256-cbc", state=f"dir={state}")
+        took = time.monotonic() - began
+        print(f"         {start} start: {took * 1000:.0f} ms")
+        test.check(took < limit, f"{start} start: the socket took {took:.2f} s")
+        shut_down(side, daemon)
+
+
+def inherited_descriptors_stay_open_and_stderr_may_be_gone(test):
+    """libvirt holds a locked pid file open through it, and closes its end of stderr."""
+    side = ours(test)
+    held = os.open(side.path("held"), os.O_RDWR | os.O_CREAT)
+    daemon = side.emulator("--terminate", state="dir=" + side.new_state())
+    daemon.end()
+    daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state("h"), "--ctrl",
+                        "type=unixio,path=h.ctrl", "--terminate", pass_fds=[held], ready="h.ctrl")
+    names = [os.readlink(f"/proc/{daemon.process.pid}/fd/{n}")
+             for n in os.listdir(f"/proc/{daemon.process.pid}/fd")]
+    test.check(side.path("held") in names, f"the descriptor was closed: {names}")
+    os.close(held)
+    daemon.process.stderr.close()
+    c = side.control("h.ctrl")
+    mine, theirs = socket.socketpair()
+    test.equal(c.ask(0x10, fds=[theirs.fileno()]), bytes(4), "SET_DATAFD")
+    theirs.close()
+    test.equal(c.ask(0x02, word(0)), bytes(4), "INIT")
+    tpm_command(mine, STARTUP)
+    mine.close()
+    test.equal(daemon.process.wait(20), 0, "--terminate")
+    test.check(not os.path.exists(side.path("h.ctrl")), "the socket is there")
+
+
+def it_serves_a_character_device(test):
+    """A pseudo-terminal, raw, is one."""
+    side = ours(test)
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    path = os.ttyname(slave)
+    for how in (["--chardev", path], ["-f", str(slave)]):
+        daemon = side.start("chardev", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--flags",
+                            "not-need-init,startup-clear", "--ctrl", "type=unixio,path=ctrl", *how,
+                            pass_fds=[slave], ready="ctrl")
+        os.write(master, GET_RANDOM)
+        got = b""
+        while len(got) < 12:
+            got += os.read(master, 64)
+        test.equal(got[:10], bytes.fromhex("80010000001000000000"), "GetRandom")
+        if len(got) < 16:
+            os.read(master, 64)
+        shut_down(side, daemon)
+
+
+def frozen_daemons_do_not_hold_the_tool(test):
+    side = ours(test)
+    daemon = side.emulator()
+    daemon.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    rc, _, err = side.call(side.ioctl, "-s")
+    test.check(time.monotonic() - began < 8, "it waited too long")
+    test.equal(rc, 1, "exit code")
+    test.contains(err, "in time", "stderr")
+    daemon.process.send_signal(signal.SIGCONT)
+
+
+def others_tools_run_it(test):
+    """Debian's swtpm_setup: it starts the daemon several times, and kills it in the end."""
+    setup = shutil.which("swtpm_setup", path="/usr/bin:/bin")
+    if not setup:
+        raise Skip("swtpm_setup is missing")
+    side = ours(test)
+    state = side.new_state()
+    done = run([setup, "--tpm2", "--tpm-state", state, "--tpm", f"{side.swtpm} socket",
+                "--createek", "--pcr-banks", "sha256"], timeout=120)
+    test.equal(done.rc, 0, f"swtpm_setup: {done}")
+    daemon = side.emulator(state=f"dir={state}")
+    test.equal(side.control().ask(0x02, word(0)), bytes(4), "INIT")
+    shut_down(side, daemon)
+    done = run([setup, "--tpm2", "--tpm-state", state, "--tpm", f"{side.swtpm} socket",
+                "--not-overwrite"], timeout=120)
+    test.equal(done.rc, 0, f"swtpm_setup --not-overwrite: {done}")
+
+
+# ---- every capability that is advertised is used ----
+
+
+def runs(side, *argv, family="2.0"):
+    daemon = side.emulator(*argv, family=family)
+    answer = side.control().ask(0x02, word(0))
+    side.test.equal(answer, bytes(4), f"INIT with {argv}")
+    return daemon
+
+
+def key_by(side, how):
+    reader, writer = os.pipe()
+    os.write(writer, b"0123456789abcdef" * 2)
+    os.close(writer)
+    daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--key",
+                        how.format(reader), "--ctrl", "type=unixio,path=ctrl", pass_fds=[reader],
+                        ready="ctrl")
+    os.close(reader)
+    return daemon
+
+
+def framed(side):
+    """TCG's framing: code 8, locality, length; then the length, the response and a zero."""
+    daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--flags",
+                        "not-need-init,startup-clear", "--server", "type=unixio,path=data",
+                        ready="data")
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(side.path("data"))
+    s.sendall(word(8) + b"\0" + word(len(GET_RANDOM)) + GET_RANDOM)
+    got = b""
+    while len(got) < 4 + 16 + 4:
+        got += s.recv(64)
+    side.test.equal((got[:4], got[-4:]), (word(16), word(0)), "the frame")
+    return daemon
+
+
+def started_up(side):
+    daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--flags",
+                        "startup-clear", "--server", "type=unixio,path=data", ready="data")
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(side.path("data"))
+    side.test.equal(tpm_command(s, STARTUP)[6:10], word(0x100), "a second Startup")
+    return daemon
+
+
+def ends_with_ctrl(side):
+    daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--ctrl",
+                        "type=unixio,path=t.ctrl,terminate", ready="t.ctrl")
+    side.control("t.ctrl").close()
+    side.test.equal(daemon.wait(), 0, "exit code when the control client hangs up")
+    return daemon
+
+
+def filtered(side):
+    daemon = runs(side, "--seccomp", "action=kill")
+    side.test.equal(filter_mode(daemon.process.pid), "2", "seccomp mode")
+    return daemon
+
+
+def in_a_root_of_its_own(side):
+    if os.geteuid() != 0:
+        return None
+    root = side.new_state()
+    os.mkdir(os.path.join(root, "tpm"))
+    daemon = side.start("socket", "--tpm2", "--chroot", root, "--tpmstate", "dir=/tpm", "--ctrl",
+                        "type=unixio,path=/tpm/ctrl", ready=os.path.join(root, "tpm/ctrl"))
+    side.test.equal(sorted(os.listdir(os.path.join(root, "tpm"))),
+                    ["ctrl", "tpm2-00.key", "tpm2-00.qcow2"], "what is in it")
+    return daemon
+
+
+def waits_for_migration(side):
+    """It holds no claim: another one runs on the image."""
+    state = "dir=" + side.new_state()
+    first = runs_on(side, state, "first")
+    second = side.emulator("--migration", "release-lock-outgoing,incoming", state=state,
+                           ctrl="second")
+    side.test.check(second.process.poll() is None, "it ended")
+    first.end()
+    return second
+
+
+def runs_on(side, state, ctrl):
+    daemon = side.emulator(state=state, ctrl=ctrl)
+    side.test.equal(side.control(ctrl).ask(0x02, word(0)), bytes(4), "INIT")
+    return daemon
+
+
+def makes_rsa_keys(bits):
+    def make(side):
+        daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--flags",
+                            "not-need-init,startup-clear", "--server", "type=unixio,path=data",
+                            ready="data")
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(side.path("data"))
+        # TestParms: RSA of that size without scheme and symmetric cipher.
+        parms = bytes.fromhex("0001" "0010" "0010") + bits.to_bytes(2, "big") + bytes(4)
+        command = bytes.fromhex("8001") + word(10 + len(parms), 0x18A) + parms
+        side.test.equal(tpm_command(s, command)[6:10], word(0), f"RSA {bits}")
+        return daemon
+    return make
+
+
+def asks_for_states(side):
+    state = side.new_state()
+    shut_down(side, side.emulator(state=f"dir={state}"))
+    done = side.run("socket", "--tpm2", "--tpmstate", f"dir={state}", "--print-states")
+    states = json.loads(done.out)["states"]
+    side.test.equal([s["name"] for s in states], ["permall"], "the states")
+    side.test.check(1000 < states[0]["size"] < 4000, f"its size: {states}")
+
+
+CAPABILITIES = {
+    "tpm-1.2": lambda side: runs(side, family="1.2"),
+    "tpm-2.0": runs,
+    "tpm-send-command-header": framed,
+    "flags-opt-startup": started_up,
+    "flags-opt-disable-auto-shutdown": lambda side: runs(side, "--flags", "disable-auto-shutdown"),
+    "ctrl-opt-terminate": ends_with_ctrl,
+    "cmdarg-seccomp": filtered,
+    "cmdarg-key-fd": lambda side: key_by(side, "fd={},format=hex"),
+    "cmdarg-pwd-fd": lambda side: key_by(side, "pwdfd={},mode=aes-256-cbc"),
+    "cmdarg-print-states": asks_for_states,
+    "cmdarg-chroot": in_a_root_of_its_own,
+    "cmdarg-migration": waits_for_migration,
+    "nvram-backend-dir": lambda side: runs_on(side, "backend-uri=dir://" + side.new_state(), "ctrl"),
+    "nvram-backend-file": lambda side: runs_on(side, f"backend-uri=file://{side.path('n')}", "ctrl"),
+    "tpmstate-opt-lock": lambda side: runs_on(side, f"dir={side.new_state()},lock", "ctrl"),
+    "rsa-keysize-1024": makes_rsa_keys(1024),
+    "rsa-keysize-2048": makes_rsa_keys(2048),
+    "rsa-keysize-3072": makes_rsa_keys(3072),
+}
+
+
+def every_capability_that_is_advertised_works(test):
+    side = ours(test)
+    done = side.run("socket", "--print-capabilities", "--tpm2")
+    said = json.loads(done.out)
+    test.equal(done.rc, 0, "exit code")
+    test.equal((said["type"], done.out.count("\n")), ("swtpm", 1), "type and lines")
+    test.equal(sorted(said["features"]), sorted(CAPABILITIES), "what is advertised and tested")
+    plain = json.loads(side.run("socket", "--print-capabilities").out)
+    test.equal(plain["features"], [f for f in said["features"] if not f.startswith("rsa-")],
+               "without --tpm2")
+    for name in said["features"]:
+        daemon = CAPABILITIES[name](side)
+        if daemon:
+            daemon.end()
+        for left in ("ctrl", "data"):
+            if os.path.exists(side.path(left)):
+                os.unlink(side.path(left))
+    print(f"         {len(said['features'])} capabilities")
+
+
+def runas_changes_the_user(test):
+    if os.geteuid() != 0:
+        raise Skip("--runas needs root")
+    side = ours(test)
+    state = side.new_state()
+    os.chmod(test.folder, 0o755)
+    for path in (side.folder, state):
+        os.chown(path, 65534, 65534)
+    daemon = side.emulator("--runas", "nobody", state=f"dir={state}")
+    test.equal(os.stat(f"/proc/{daemon.process.pid}").st_mode is not None, True, "it runs")
+    with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as f:
+        uids = next(line.split()[1:] for line in f if line.startswith("Uid:"))
+    test.equal(set(uids), {"65534"}, "its user")
+    test.equal(os.stat(os.path.join(state, "tpm2-00.qcow2")).st_uid, 65534, "the image's owner")
+    shut_down(side, daemon)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
