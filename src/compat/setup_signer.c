@@ -1,5 +1,6 @@
 #include "src/compat/setup_signer.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -211,6 +212,17 @@ static void keep(struct setup_signer *s, const struct certificate_request *reque
     memcpy(s->kept[s->n_kept++].der, der, n);
 }
 
+/* Whatever it left there. */
+static void remove_dir(const char *dir)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *entry; d && (entry = readdir(d));)
+        (void)unlinkat(dirfd(d), entry->d_name, 0);
+    if (d)
+        closedir(d);
+    (void)rmdir(dir);
+}
+
 int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *ret,
                size_t *ret_bytes, struct err *e)
 {
@@ -233,8 +245,7 @@ int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *re
     }
     if (r == 0)
         r = take(path, ret, ret_bytes, e);
-    (void)unlink(path);
-    (void)rmdir(dir);
+    remove_dir(dir);
     if (r == 0)
         keep(s, request, ret, *ret_bytes);
     return r;
