@@ -19,7 +19,7 @@ int setup_log_open(const char *path, struct setup_log *ret, struct err *e)
 }
 
 /* Best effort: that nobody reads it changes nothing of what was done. */
-static void write_line(int fd, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void write_line(int fd, const char *fmt, va_list ap)
 {
     char line[4096];
     int n = vsnprintf(line, sizeof(line) - 1, fmt, ap);

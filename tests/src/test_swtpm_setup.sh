@@ -193,6 +193,25 @@ grep -q -- '--vmid a vm --tpm-spec-family 2.0 --tpm-spec-level .* --tpm-manufact
     fail "the signer's command line: $(cut -c 1-60 calls)"
 expect 0 'Successfully took ownership' --tpm-state c --take-ownership --create-ek-cert --config conf --lock-nvram
 
+# --- killed at any time: the TPM that was there, a new one, or (at first) none ---
+kills=10
+[ "${1:-}" = --long ] && kills=300
+mkdir k
+killed=0
+for i in $(seq $kills); do
+    "$setup" --tpm2 --tpm-state k --create-spk --ecc --overwrite >out 2>err &
+    sleep "$(printf '0.%03d' $((i * 37 % 300)))"
+    kill -KILL $! 2>/dev/null && killed=$((killed + 1))
+    wait $! 2>/dev/null
+    if [ -e k/tpm2-00.qcow2 ]; then
+        "$NVKEEP" check k/tpm2-00.qcow2 --key file=k/tpm2-00.key >out 2>err || fail "killed: the image is not whole"
+    fi
+    [ -z "$(find k -type f ! -name 'tpm2-00.qcow2' ! -name 'tpm2-00.key')" ] || fail "killed: something is left: $(ls k)"
+    n=$((n + 1))
+done
+[ "$killed" -gt 0 ] || fail "nothing was killed"
+expect 0 'Successfully authored' --tpm2 --tpm-state k --create-spk --overwrite
+
 [ -z "$(ls -d "${TMPDIR:-/tmp}"/swtpm_setup.certs.* 2>/dev/null)" ] || fail "directories of the signer are left"
-echo "test_swtpm_setup.sh: $n calls, $n_failed failed"
+echo "test_swtpm_setup.sh: $n calls, $killed of them killed, $n_failed failed"
 [ "$n_failed" = 0 ]
