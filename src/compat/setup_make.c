@@ -192,14 +192,11 @@ int setup_make(const struct setup_args *args, const struct setup_config *config,
                const struct setup_log *log, mode_t callers_umask, struct err *e)
 {
     struct setup_state state = {0};
-    OWNED_HEAP struct setup_signer *signer = calloc(1, sizeof(*signer));
-    if (!signer)
-        return err_nomem(e, "the signer");
-    *signer = (struct setup_signer){
+    struct setup_signer signer = {
         .config = config, .log = log, .vm_id = args->vm_id, .umask = callers_umask};
     if (setup_state_name(args, &state, e) < 0)
         return -1;
-    int r = make(args, &state, config, signer, e);
+    int r = make(args, &state, config, &signer, e);
     setup_state_clear(&state);
     return r;
 }

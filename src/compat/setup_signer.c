@@ -28,19 +28,15 @@ enum {
 struct call {
     char ek[EK_TEXT_BYTES];
     char word[N_WORDS][WORD_BYTES];
-    char *arg[ARGS_MAX + 1]; /* borrowed; execv() wants them so, and leaves them alone */
+    const char *arg[ARGS_MAX + 1]; /* borrowed */
     size_t n;
 };
 
 static void add(struct call *c, const char *name, const char *value)
 {
-    union {
-        const char *in;
-        char *out;
-    } a = {name}, b = {value};
-    c->arg[c->n++] = a.out;
+    c->arg[c->n++] = name;
     if (value)
-        c->arg[c->n++] = b.out;
+        c->arg[c->n++] = value;
 }
 
 /* --- what it is told --- */
@@ -144,7 +140,9 @@ static void become(const struct setup_signer *s, const struct call *c)
         (dup2(s->log->fd, STDOUT_FILENO) < 0 || dup2(s->log->fd, STDERR_FILENO) < 0))
         _exit(126);
     (void)close_range(STDERR_FILENO + 1, ~0U, 0);
-    execv(c->arg[0], c->arg);
+    char *args[ARGS_MAX + 1];
+    memcpy(args, c->arg, sizeof(args)); /* execv() wants them so, and leaves them alone */
+    execv(args[0], args);
     _exit(127);
 }
 
