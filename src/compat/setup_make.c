@@ -93,7 +93,7 @@ static int read_permanent(const struct store *store, struct tpm_blobs *ret, stru
     return 0;
 }
 
-static int reconfigure(const struct setup_state *state, const struct manufacture *m, struct err *e)
+static int reconfigure(struct setup_state *state, const struct manufacture *m, struct err *e)
 {
     OWNED(store) store = NULL;
     struct tpm_blobs old = {{NULL}, {0}}, new = {{NULL}, {0}};
@@ -101,15 +101,15 @@ static int reconfigure(const struct setup_state *state, const struct manufacture
         return -1;
     int r = manufacture_reconfigure(&old, &m->banks, &m->calls, &new, e);
     if (r == 0)
-        r = setup_state_replace(store, &new, e);
+        r = setup_state_change(store, &new, e);
     tpm_blobs_clear(&old);
     tpm_blobs_clear(&new);
     return r;
 }
 
 /* What is there stays claimed from before the first command to the commit. */
-static int author(const struct setup_state *state, enum setup_found found,
-                  const struct manufacture *m, const struct setup_log *log, struct err *e)
+static int author(struct setup_state *state, enum setup_found found, const struct manufacture *m,
+                  const struct setup_log *log, struct err *e)
 {
     OWNED(store) store = NULL;
     struct tpm_blobs blobs = {{NULL}, {0}};
@@ -117,7 +117,7 @@ static int author(const struct setup_state *state, enum setup_found found,
         return -1;
     int r = manufacture(m, &blobs, e);
     if (r == 0)
-        r = store ? setup_state_replace(store, &blobs, e)
+        r = store ? setup_state_replace(state, store, &blobs, log, e)
                   : setup_state_create(state, found, &blobs, log, e);
     tpm_blobs_clear(&blobs);
     return r;
@@ -139,9 +139,8 @@ static void tell_time(const struct setup_log *log, const char *what, bool with_u
         setup_tell(log, "%s @ %s", what, when);
 }
 
-static int work(const struct setup_args *args, const struct setup_state *state,
-                enum setup_found found, const struct setup_config *config,
-                struct setup_signer *signer, struct err *e)
+static int work(const struct setup_args *args, struct setup_state *state, enum setup_found found,
+                const struct setup_config *config, struct setup_signer *signer, struct err *e)
 {
     struct manufacture m = {0};
     if (plan(args, config, signer, &m, e) < 0)
@@ -154,8 +153,8 @@ static int work(const struct setup_args *args, const struct setup_state *state,
 }
 
 /* 1: there is nothing to be done. */
-static int decide(const struct setup_args *args, const struct setup_state *state,
-                  enum setup_found found, const struct setup_log *log, struct err *e)
+static int decide(const struct setup_args *args, struct setup_state *state, enum setup_found found,
+                  const struct setup_log *log, struct err *e)
 {
     if (args->reconfigure && found != SETUP_IMAGE)
         return err_set(e, ERR_STATE_EMPTY, "there is no TPM state that could be reconfigured");
@@ -169,7 +168,7 @@ static int decide(const struct setup_args *args, const struct setup_state *state
     return 1;
 }
 
-static int make(const struct setup_args *args, const struct setup_state *state,
+static int make(const struct setup_args *args, struct setup_state *state,
                 const struct setup_config *config, struct setup_signer *signer, struct err *e)
 {
     enum setup_found found;

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "migration/custody.h"
 #include "src/base/fd.h"
 #include "src/compat/setup_key.h"
 #include "src/key_rules.h"
@@ -71,6 +73,7 @@ void setup_state_clear(struct setup_state *s)
     free(s->image);
     free(s->key_file);
     free(s->old);
+    secret_free(s->key);
     *s = (struct setup_state){0};
 }
 
@@ -141,30 +144,31 @@ int setup_state_look(const struct setup_state *s, enum setup_found *ret, struct 
 
 /* --- the key --- */
 
-static int existing_key(const struct setup_state *s, struct secret **ret, size_t *ret_bytes,
-                        struct err *e)
+static int existing_key(struct setup_state *s, struct err *e)
 {
     const struct key_source file = {.kind = KEY_SOURCE_FILE, .value = s->key_file, .fd = -1};
     char image[QUOTED_BYTES], name[QUOTED_BYTES];
+    if (s->key)
+        return 0;
     if (setup_key_given(s->args))
-        return setup_key_read(s->args, ret, ret_bytes, e);
+        return setup_key_read(s->args, &s->key, &s->key_bytes, e);
     if (access(s->key_file, F_OK) < 0 && errno == ENOENT)
         return err_set(e, ERR_KEY_MISSING,
                        "%s is encrypted, no key was given, and there is no %s with a key that was "
                        "made for it",
                        quoted(image, s->image), quoted(name, s->key_file));
-    return key_source_read(&file, s->image, ret, ret_bytes, e);
+    return key_source_read(&file, s->image, &s->key, &s->key_bytes, e);
 }
 
 /* A key file that is there already was made by a run that got no further. */
-static int first_key(const struct setup_state *s, const struct setup_log *log, bool *ret_made,
-                     struct secret **ret, size_t *ret_bytes, struct err *e)
+static int first_key(struct setup_state *s, const struct setup_log *log, bool *ret_made,
+                     struct err *e)
 {
     char buf[QUOTED_BYTES];
     *ret_made = false;
-    if (setup_key_given(s->args) || access(s->key_file, F_OK) == 0)
-        return existing_key(s, ret, ret_bytes, e);
-    if (new_key_file(s->key_file, ret, ret_bytes, e) < 0)
+    if (s->key || setup_key_given(s->args) || access(s->key_file, F_OK) == 0)
+        return existing_key(s, e);
+    if (new_key_file(s->key_file, &s->key, &s->key_bytes, e) < 0)
         return -1;
     *ret_made = true;
     setup_tell(log,
@@ -176,23 +180,20 @@ static int first_key(const struct setup_state *s, const struct setup_log *log, b
 
 /* --- an image that is there --- */
 
-int setup_state_verify(const struct setup_state *s, struct err *e)
+int setup_state_verify(struct setup_state *s, struct err *e)
 {
     struct image_report report;
-    OWNED(secret) key = NULL;
-    size_t n = 0;
-    if (existing_key(s, &key, &n, e) < 0)
+    if (existing_key(s, e) < 0)
         return -1;
-    return image_verify(s->image, key, n, false, NULL, &report, e);
+    return image_verify(s->image, s->key, s->key_bytes, false, NULL, &report, e);
 }
 
-int setup_state_open(const struct setup_state *s, struct store **ret, struct err *e)
+int setup_state_open(struct setup_state *s, struct store **ret, struct err *e)
 {
     OWNED(store) store = NULL;
-    OWNED(secret) key = NULL;
     char buf[QUOTED_BYTES];
-    size_t n = 0;
-    if (existing_key(s, &key, &n, e) < 0 || image_open_store(s->image, key, n, NULL, &store, e) < 0)
+    if (existing_key(s, e) < 0 ||
+        image_open_store(s->image, s->key, s->key_bytes, NULL, &store, e) < 0)
         return -1;
     if (store_facts(store)->device != s->device)
         return err_set(e, ERR_STATE_FOREIGN, "%s is for a TPM %s; it was left alone",
@@ -209,44 +210,45 @@ static void set_blobs(const struct tpm_blobs *blobs, struct state_change *change
                 (struct blob_change){BLOB_SET, secret_peek(blobs->blob[i]), blobs->n[i]};
 }
 
-int setup_state_replace(struct store *store, const struct tpm_blobs *blobs, struct err *e)
+int setup_state_change(struct store *store, const struct tpm_blobs *blobs, struct err *e)
 {
+    uint8_t origin[ORIGIN_BYTES];
     struct state_change change = {0};
-    for (int kind = BLOB_PERMANENT; kind <= N_BLOBS; kind++) {
-        size_t n;
+    size_t n;
+    for (int kind = BLOB_PERMANENT; kind <= N_TPM_BLOBS; kind++)
         if (store_get(store, (enum blob_kind)kind, &n))
             change.blob[kind - 1].what = BLOB_DELETE;
-    }
     set_blobs(blobs, &change);
+    /* What a migration brought is used by this. */
+    if (custody_unused(store, origin))
+        change.blob[BLOB_ORIGIN - 1] = (struct blob_change){BLOB_SET, origin, sizeof(origin)};
     return store_commit(store, &change, e);
 }
 
 /* --- a new one --- */
 
-static int make_image(const struct setup_state *s, const struct tpm_blobs *blobs,
+static int make_image(struct setup_state *s, const char *path, const struct tpm_blobs *blobs,
                       const struct setup_log *log, struct err *e)
 {
     struct state_change first = {0};
-    struct image_create c = {.path = s->image, .device = s->device, .first = &first};
+    struct image_create c = {.path = path, .device = s->device, .first = &first};
     const bool is_passphrase = setup_key_given(s->args) && !s->args->key_file;
-    OWNED(secret) key = NULL;
-    size_t n = 0;
     bool made = false;
     set_blobs(blobs, &first);
-    if (first_key(s, log, &made, &key, &n, e) < 0)
+    if (first_key(s, log, &made, e) < 0)
         return -1;
-    int r = key_usable_by_qemu(key, n, e);
+    int r = key_usable_by_qemu(s->key, s->key_bytes, e);
     if (r == 0)
         r = key_cost(is_passphrase ? PASSPHRASE_MS : RANDOM_KEY_MS, &c.iterations, e);
     if (r == 0)
-        r = image_create(&c, key, n, NULL, NULL, e);
+        r = image_create(&c, s->key, s->key_bytes, NULL, NULL, e);
     if (r < 0 && made)
         (void)unlink(s->key_file);
     return r;
 }
 
 /* It steps aside, and comes back where nothing was made. */
-static int make_in_place_of(const struct setup_state *s, const struct tpm_blobs *blobs,
+static int make_in_place_of(struct setup_state *s, const struct tpm_blobs *blobs,
                             const struct setup_log *log, struct err *e)
 {
     OWNED_HEAP char *aside = NULL;
@@ -258,7 +260,7 @@ static int make_in_place_of(const struct setup_state *s, const struct tpm_blobs 
         return err_sys(e, err_kind_of_path(errno), errno, "cannot set the empty file %s aside",
                        quoted(buf, s->image));
     int r = lstat(aside, &st) == 0 && st.st_size == 0
-                ? make_image(s, blobs, log, e)
+                ? make_image(s, s->image, blobs, log, e)
                 : err_set(e, ERR_STATE_FOREIGN, "%s is not empty any more; it was left alone",
                           quoted(buf, s->image));
     if (r < 0) {
@@ -272,9 +274,71 @@ static int make_in_place_of(const struct setup_state *s, const struct tpm_blobs 
     return 0;
 }
 
-int setup_state_create(const struct setup_state *s, enum setup_found found,
-                       const struct tpm_blobs *blobs, const struct setup_log *log, struct err *e)
+/* Left by a run that was killed in the last moment. Only an image of ours is taken away. */
+static void remove_stale(const char *path)
+{
+    struct err ignored;
+    OWNED(blk) b = NULL;
+    struct qcow_facts *f = calloc(1, sizeof(*f));
+    if (f && blk_open(path, BLK_READ_ONLY, &b, &ignored) == 0 &&
+        qcow_inspect(b, f, &ignored) == 0 && f->header.ours)
+        (void)unlink(path);
+    free(f);
+}
+
+static int sync_dir(const char *path, struct err *e)
+{
+    OWNED_HEAP char *copy = strdup(path);
+    if (!copy)
+        return err_nomem(e, "a path");
+    OWNED_FD fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0 && fsync(fd) == 0
+               ? 0
+               : err_sys(e, ERR_STORAGE, errno, "cannot make the new image durable");
+}
+
+/* The one at `new` gets owner, mode and name of the other. */
+static int put_in_place(const struct setup_state *s, const char *new, const struct stat *was,
+                        struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    struct stat st;
+    if (stat(new, &st) < 0 ||
+        ((st.st_uid != was->st_uid || st.st_gid != was->st_gid) &&
+         chown(new, was->st_uid, was->st_gid) < 0) ||
+        chmod(new, was->st_mode & 0777) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot give the new image owner and mode of %s",
+                       quoted(buf, s->image));
+    if (rename(new, s->image) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
+                       quoted(buf, s->image));
+    return sync_dir(s->image, e);
+}
+
+int setup_state_replace(struct setup_state *s, struct store *store, const struct tpm_blobs *blobs,
+                        const struct setup_log *log, struct err *e)
+{
+    OWNED_HEAP char *new = NULL;
+    char buf[QUOTED_BYTES];
+    struct stat was;
+    if (lstat(s->image, &was) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot look at %s", quoted(buf, s->image));
+    if (!S_ISREG(was.st_mode))
+        return setup_state_change(store, blobs, e);
+    if (asprintf(&new, "%s.new", s->image) < 0)
+        return err_nomem(e, "a path");
+    remove_stale(new);
+    if (make_image(s, new, blobs, log, e) < 0)
+        return -1;
+    if (put_in_place(s, new, &was, e) == 0)
+        return 0;
+    (void)unlink(new); /* after the rename there is none */
+    return -1;
+}
+
+int setup_state_create(struct setup_state *s, enum setup_found found, const struct tpm_blobs *blobs,
+                       const struct setup_log *log, struct err *e)
 {
     return found == SETUP_EMPTY_FILE ? make_in_place_of(s, blobs, log, e)
-                                     : make_image(s, blobs, log, e);
+                                     : make_image(s, s->image, blobs, log, e);
 }

@@ -14,7 +14,8 @@ clean_up()
 }
 trap clean_up EXIT
 cd "$dir" || exit 1
-export HOME=$dir XDG_CONFIG_HOME=$dir/config
+mkdir tmp
+export HOME=$dir XDG_CONFIG_HOME=$dir/config TMPDIR=$dir/tmp
 umask 022
 n=0
 n_failed=0
@@ -111,6 +112,27 @@ done
 exec 7<pass
 expect 0 'Not overwriting' --tpm2 --tpm-state p --pwdfile-fd 7 --not-overwrite
 exec 7<&-
+# Another TPM is another image: what a migration brings back for the old one is not for it.
+instance()
+{
+    "$NVKEEP" info --json p/tpm2-00.qcow2 | grep -o '"instance": *"[^"]*"'
+}
+chmod 640 p/tpm2-00.qcow2
+before=$(instance)
+exec 7< <(cat pass)
+expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
+exec 7<&-
+[ "$before" != "$(instance)" ] || fail "the image is still the old one"
+[ "$(stat -c %a p/tpm2-00.qcow2)" = 640 ] || fail "the mode is lost"
+before=$(instance)
+expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile pass --reconfigure --pcr-banks sha384
+[ "$before" = "$(instance)" ] || fail "reconfigured, and another image"
+cp p/tpm2-00.qcow2 p/tpm2-00.qcow2.new
+expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile pass --overwrite
+[ "$(ls p)" = tpm2-00.qcow2 ] || fail "something is left: $(ls p)"
+echo mine >p/tpm2-00.qcow2.new
+untouched p/* -- 1 'exists' --tpm2 --tpm-state p --pwdfile pass --overwrite
+rm p/tpm2-00.qcow2.new
 expect 1 'descriptor 7' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
 echo 0xAB23456789abcdef0123456789abcdef >hex
 expect 0 'Successfully authored' --tpm2 --tpm-state key --keyfile hex
@@ -206,12 +228,12 @@ for i in $(seq $kills); do
     if [ -e k/tpm2-00.qcow2 ]; then
         "$NVKEEP" check k/tpm2-00.qcow2 --key file=k/tpm2-00.key >out 2>err || fail "killed: the image is not whole"
     fi
-    [ -z "$(find k -type f ! -name 'tpm2-00.qcow2' ! -name 'tpm2-00.key')" ] || fail "killed: something is left: $(ls k)"
+    [ -z "$(find k -type f ! -name 'tpm2-00.qcow2*' ! -name 'tpm2-00.key')" ] || fail "killed: something is left: $(ls k)"
     n=$((n + 1))
 done
 [ "$killed" -gt 0 ] || fail "nothing was killed"
 expect 0 'Successfully authored' --tpm2 --tpm-state k --create-spk --overwrite
 
-[ -z "$(ls -d "${TMPDIR:-/tmp}"/swtpm_setup.certs.* 2>/dev/null)" ] || fail "directories of the signer are left"
+[ -z "$(ls -A tmp)" ] || fail "directories of the signer are left"
 echo "test_swtpm_setup.sh: $n calls, $killed of them killed, $n_failed failed"
 [ "$n_failed" = 0 ]
