@@ -1,6 +1,6 @@
 /* Faults: every allocation and every system call fails while a TPM is manufactured and while one is
  * reconfigured, once and for good. Whatever fails: the class is right, nothing is leaked, there is
- * a whole TPM or none, and what it was made from is as it was.
+ * a whole TPM or none, and what it was made from is as it was. [S1.17]
  *
  *     test_manufacture_faults           the most common error of each call
  *     test_manufacture_faults --long    every error that each call can give

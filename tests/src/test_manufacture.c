@@ -206,6 +206,7 @@ static void reconfigured_tpm_keeps_everything_but_its_banks(void **state)
     tpm_image_end(&im);
 }
 
+/* S0.13 */
 static void what_cannot_be_had_gives_nothing(void **state)
 {
     struct signer s = {.fails = true};

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # build/compat/swtpm_setup: its exit codes and words, and what it must not touch: what a daemon
 # holds, what the key does not open, what is not ours. (What the TPM holds: interop/test_setup.sh,
-# test_manufacture.c.)
+# test_manufacture.c.) [S0.2, S0.11, S0.13, S4.6]
 set -u
 setup=${NVKEEP_BUILD:?}/compat/swtpm_setup
 dir=$(mktemp -d "${TMPDIR:-/tmp}/nvkeep-setup.XXXXXX") || exit 1
