@@ -1,5 +1,7 @@
 #include "src/compat/setup_key.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "src/key_source.h"
@@ -40,6 +42,28 @@ static int digits_of(const struct secret *text, size_t n, unsigned bits, struct 
     return 0;
 }
 
+enum { LIMIT_S = 10 };
+
+static void give_up(int signal_number)
+{
+    static const char text[] = "the key did not come within 10 seconds\n";
+    (void)signal_number;
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+    _exit(EXIT_FAILURE);
+}
+
+static int read_in_time(const struct key_source *from, struct secret **ret, size_t *ret_bytes,
+                        struct err *e)
+{
+    const struct sigaction act = {.sa_handler = give_up};
+    if (sigaction(SIGALRM, &act, NULL) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot limit how long the key may take");
+    (void)alarm(LIMIT_S);
+    int r = key_source_read(from, "", ret, ret_bytes, e);
+    (void)alarm(0);
+    return r;
+}
+
 int setup_key_read(const struct setup_args *a, struct secret **ret, size_t *ret_bytes,
                    struct err *e)
 {
@@ -50,8 +74,7 @@ int setup_key_read(const struct setup_args *a, struct secret **ret, size_t *ret_
     OWNED(secret) text = NULL;
     OWNED(secret) digits = NULL;
     size_t n = 0;
-    if ((is_fd && number_of(where, &from.fd, e) < 0) ||
-        key_source_read(&from, "", &text, &n, e) < 0)
+    if ((is_fd && number_of(where, &from.fd, e) < 0) || read_in_time(&from, &text, &n, e) < 0)
         return -1;
     if (!a->key_file) {
         *ret = MOVE(text);

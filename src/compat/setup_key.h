@@ -1,5 +1,7 @@
 /* The key of an image as swtpm_setup's options name it: a passphrase as it is, to the last byte; of
  * a key (hexadecimal) its digits in lower case, so that qemu-img can be given the same.
+ *
+ * Those who call us wait for us: where the key does not come, the process says so and ends.
  */
 #ifndef NVKEEP_COMPAT_SETUP_KEY_H
 #define NVKEEP_COMPAT_SETUP_KEY_H

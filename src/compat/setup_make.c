@@ -172,7 +172,7 @@ static int make(const struct setup_args *args, struct setup_state *state,
                 const struct setup_config *config, struct setup_signer *signer, struct err *e)
 {
     enum setup_found found;
-    if (setup_state_look(state, &found, e) < 0)
+    if (setup_state_take_key(state, e) < 0 || setup_state_look(state, &found, e) < 0)
         return -1;
     int r = decide(args, state, found, signer->log, e);
     if (r != 0)

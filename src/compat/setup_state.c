@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -160,6 +161,11 @@ static int existing_key(struct setup_state *s, struct err *e)
     return key_source_read(&file, s->image, &s->key, &s->key_bytes, e);
 }
 
+int setup_state_take_key(struct setup_state *s, struct err *e)
+{
+    return setup_key_given(s->args) ? existing_key(s, e) : 0;
+}
+
 /* A key file that is there already was made by a run that got no further. */
 static int first_key(struct setup_state *s, const struct setup_log *log, bool *ret_made,
                      struct err *e)
@@ -288,9 +294,8 @@ static void remove_stale(const char *path)
 
 static int sync_dir(const char *path, struct err *e)
 {
-    OWNED_HEAP char *copy = strdup(path);
-    if (!copy)
-        return err_nomem(e, "a path");
+    char copy[PATH_MAX];
+    (void)snprintf(copy, sizeof(copy), "%s", path); /* it was opened by this name */
     OWNED_FD fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return fd >= 0 && fsync(fd) == 0
                ? 0

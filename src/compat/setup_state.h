@@ -33,6 +33,9 @@ void setup_state_clear(struct setup_state *s);
 /* ERR_STATE_FOREIGN: something else is there, a state of swtpm's for one. */
 int setup_state_look(const struct setup_state *s, enum setup_found *ret, struct err *e) MUST_CHECK;
 
+/* The key that was given, if one was: before anything else is done, for it may never come. */
+int setup_state_take_key(struct setup_state *s, struct err *e) MUST_CHECK;
+
 /* Does the key open the image? Reads alone, also what a daemon holds. */
 int setup_state_verify(struct setup_state *s, struct err *e) MUST_CHECK;
 

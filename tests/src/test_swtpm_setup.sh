@@ -134,6 +134,10 @@ echo mine >p/tpm2-00.qcow2.new
 untouched p/* -- 1 'exists' --tpm2 --tpm-state p --pwdfile pass --overwrite
 rm p/tpm2-00.qcow2.new
 expect 1 'descriptor 7' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
+mkfifo fifo
+exec 8<>fifo # nobody ever writes, and it has no end
+untouched p/* -- 1 'did not come within' --tpm2 --tpm-state p --pwdfile-fd 8 --reconfigure --pcr-banks sha1
+exec 8<&-
 echo 0xAB23456789abcdef0123456789abcdef >hex
 expect 0 'Successfully authored' --tpm2 --tpm-state key --keyfile hex
 printf 'ab23456789abcdef0123456789abcdef' >digits
