@@ -16,3 +16,5 @@ file(GLOB EMULATOR_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/emulator
 nvkeep_compat(swtpm ${CMAKE_SOURCE_DIR}/src/compat/swtpm.c ${EMULATOR_SRC})
 file(GLOB IOCTL_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/ioctl_*.c)
 nvkeep_compat(swtpm_ioctl ${CMAKE_SOURCE_DIR}/src/compat/swtpm_ioctl.c ${IOCTL_SRC})
+file(GLOB SETUP_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/setup_*.c)
+nvkeep_compat(swtpm_setup ${SETUP_SRC})

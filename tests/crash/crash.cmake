@@ -22,7 +22,8 @@ target_link_options(crash_test_bounds PRIVATE -Wl,--wrap=pread -Wl,--wrap=malloc
 set(NVKEEP_FAULT_CALLS malloc calloc strdup mmap munmap open openat fcntl madvise mlock pread pwrite
     fdatasync fsync ftruncate fstat stat fstatat fstatfs fstatvfs linkat getrandom realpath)
 list(TRANSFORM NVKEEP_FAULT_CALLS PREPEND "-Wl,--wrap=" OUTPUT_VARIABLE fault_options)
-foreach(name store_faults handover_faults custody_faults recover_faults tpm_faults)
+target_link_libraries(crash_test_manufacture_faults PRIVATE nvk_program)
+foreach(name store_faults handover_faults custody_faults recover_faults tpm_faults manufacture_faults)
     target_link_options(crash_test_${name} PRIVATE ${fault_options})
 endforeach()
 target_link_options(crash_test_tpm_faults PRIVATE -Wl,--wrap=TPMLIB_GetState -Wl,--wrap=TPMLIB_GetInfo)

@@ -26,6 +26,15 @@ src/compat/emulator_policy.c:fgets   likewise
 src/compat/emulator_policy.c:sscanf  every field has its width
 src/compat/swtpm.c:getpwnam         --runas; before there is a second thread
 src/compat/swtpm.c:getpwuid         likewise
+src/compat/setup_config.c:fgets    a configuration file, which holds no secret
+src/compat/setup_config.c:getenv   where it is: $XDG_CONFIG_HOME and $HOME, as swtpm_setup has it
+src/compat/setup_config_files.c:getenv  $PATH, for the signer that the file is to name
+src/compat/setup_main.c:getpwnam   --runas; the process has one thread
+src/compat/setup_main.c:getpwuid   the same
+src/compat/setup_make.c:getpwuid   who does it, for the log; likewise
+src/compat/setup_make.c:getgrgid   the same
+src/compat/setup_signer.c:execv    the program that signs; no shell, and a path that a file of the owner names
+src/compat/setup_signer.c:getenv   $TMPDIR
 '
 
 rule()

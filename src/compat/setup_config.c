@@ -1,0 +1,105 @@
+#include "src/compat/setup_config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+enum { QUOTED_BYTES = 300, LINE_BYTES = PATH_MAX + 100 };
+
+/* --- reading --- */
+
+/* The value of "name = value # comment"; NULL: another line. Changes the line. */
+static char *value_of(char *line, const char *name)
+{
+    char *at = line + strspn(line, " \t");
+    if (strncmp(at, name, strlen(name)) != 0)
+        return NULL;
+    at += strlen(name);
+    at += strspn(at, " \t");
+    if (*at != '=')
+        return NULL;
+    at++;
+    at += strspn(at, " \t");
+    char *end = at + strcspn(at, "#\n");
+    while (end > at && isspace((unsigned char)end[-1]))
+        end--;
+    *end = 0;
+    return at;
+}
+
+static int take_line(struct setup_config *c, char *line, struct err *e)
+{
+    const struct {
+        const char *name;
+        char **to;
+    } known[] = {{"create_certs_tool", &c->tool},
+                 {"create_certs_tool_config", &c->tool_config},
+                 {"create_certs_tool_options", &c->tool_options},
+                 {"active_pcr_banks", &c->pcr_banks}};
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        const char *value = value_of(line, known[i].name);
+        if (!value)
+            continue;
+        free(*known[i].to);
+        *known[i].to = *value ? strdup(value) : NULL;
+        return *value && !*known[i].to ? err_nomem(e, "the configuration") : 0;
+    }
+    return 0;
+}
+
+static int read_file(FILE *f, struct setup_config *c, struct err *e)
+{
+    char line[LINE_BYTES];
+    while (fgets(line, sizeof(line), f))
+        if (take_line(c, line, e) < 0)
+            return -1;
+    return ferror(f) ? err_sys(e, ERR_STORAGE, EIO, "cannot read the configuration") : 0;
+}
+
+bool setup_config_home(char ret[CONFIG_HOME_BYTES])
+{
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    int n = xdg && *xdg     ? snprintf(ret, CONFIG_HOME_BYTES, "%s", xdg)
+            : home && *home ? snprintf(ret, CONFIG_HOME_BYTES, "%s/.config", home)
+                            : -1;
+    return n > 0 && n < CONFIG_HOME_BYTES;
+}
+
+static FILE *open_default(void)
+{
+    char home[CONFIG_HOME_BYTES], path[PATH_MAX];
+    FILE *f = NULL;
+    if (setup_config_home(home)) {
+        (void)snprintf(path, sizeof(path), "%s/swtpm_setup.conf", home);
+        f = fopen(path, "re");
+    }
+    return f ? f : fopen("/etc/swtpm_setup.conf", "re");
+}
+
+int setup_config_read(const char *path, struct setup_config *ret, struct err *e)
+{
+    struct setup_config c = {0};
+    char buf[QUOTED_BYTES];
+    FILE *f = path ? fopen(path, "re") : open_default();
+    if (!f && path)
+        return err_set(e, ERR_USAGE, "cannot read config file %s: %s.",
+                       err_quote(buf, sizeof(buf), path, strlen(path)), strerrordesc_np(errno));
+    int r = f ? read_file(f, &c, e) : 0;
+    if (f)
+        fclose(f);
+    if (r < 0)
+        setup_config_clear(&c);
+    else
+        *ret = c;
+    return r;
+}
+
+void setup_config_clear(struct setup_config *c)
+{
+    free(c->tool);
+    free(c->tool_config);
+    free(c->tool_options);
+    free(c->pcr_banks);
+    *c = (struct setup_config){0};
+}

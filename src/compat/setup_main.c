@@ -1,0 +1,171 @@
+/* swtpm_setup, for those who call it by that name: libvirt, Proxmox, scripts. It makes the TPM in
+ * an image of nvkeep's, in this process.
+ */
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "src/compat/setup_make.h"
+#include "src/harden.h"
+#include "src/json_in.h"
+
+static void usage(FILE *to)
+{
+    fputs(
+        "TPM emulator setup tool, of nvkeep " NVKEEP_VERSION "\n"
+        "Usage: swtpm_setup [options]\n"
+        "\n"
+        "--tpm-state <dir>|dir://<dir>|file://<path>\n"
+        "                 : where the TPM's state is: <dir>/tpm2-00.qcow2 (TPM 1.2:\n"
+        "                   tpm-00.qcow2), or the image <path>\n"
+        "--tpm2           : a TPM 2.0; without it a TPM 1.2\n"
+        "--createek       : create the EK; of a TPM 2.0 an RSA and an ECC EK\n"
+        "--allow-signing  : an EK that signs; not a standard EK\n"
+        "--decryption     : with --allow-signing: an EK that decrypts, too\n"
+        "--rsa-keysize <2048|3072|max>\n"
+        "--create-spk     : create the storage primary key\n"
+        "--ecc            : make that an ECC key\n"
+        "--create-ek-cert : certificates for the EKs; implies --createek\n"
+        "--create-platform-cert\n"
+        "                 : a platform certificate; implies --createek\n"
+        "--write-ek-cert-files <dir>\n"
+        "--lock-nvram     : lock what was written to NV\n"
+        "--vmid <id>      : for the certificates\n"
+        "--take-ownership : TPM 1.2; implies --createek; --ownerpass <password>,\n"
+        "                   --owner-well-known, --srkpass <password>, --srk-well-known\n"
+        "--pcr-banks <banks>\n"
+        "                 : such as sha1,sha256; '-': leave all active; default: sha256\n"
+        "--reconfigure    : set the PCR banks of a TPM that is there\n"
+        "--overwrite      : make a new TPM in place of one that is there, if nobody uses it\n"
+        "--not-overwrite  : leave a TPM that is there alone, and end well\n"
+        "--pwdfile <file>, --pwdfile-fd <fd>\n"
+        "                 : the passphrase of the image\n"
+        "--keyfile <file>, --keyfile-fd <fd>\n"
+        "                 : the key of the image, in hexadecimal digits; without either a random\n"
+        "                   key is made in a file next to the image\n"
+        "--cipher <aes-128-cbc|aes-256-cbc>\n"
+        "                 : how long the key is; the image is encrypted with AES-256-XTS\n"
+        "--config <file>  : default: $XDG_CONFIG_HOME/swtpm_setup.conf, or /etc's\n"
+        "--create-config-files [overwrite][,root][,skip-if-exist]\n"
+        "--logfile <file> : default: standard output and standard error\n"
+        "--runas <user>\n"
+        "--print-capabilities, --version, --help\n"
+        "\n"
+        "--tpm, --swtpm_ioctl, --tcsd-system-ps-file and --display are accepted and do nothing:\n"
+        "no other program is run.\n",
+        to);
+}
+
+static void print_capabilities(void)
+{
+    static const char *const features[] = {
+        "tpm-1.2",
+        "tpm-2.0",
+        "cmdarg-keyfile-fd",
+        "cmdarg-pwdfile-fd",
+        "tpm12-not-need-root",
+        "cmdarg-write-ek-cert-files",
+        "cmdarg-create-config-files",
+        "cmdarg-reconfigure-pcr-banks",
+        "tpm2-rsa-keysize-2048",
+        "tpm2-rsa-keysize-3072",
+    };
+    printf("{ \"type\": \"swtpm_setup\", \"features\": [ ");
+    for (size_t i = 0; i < ARRAY_LEN(features); i++)
+        printf("%s\"%s\"", i ? ", " : "", features[i]);
+    printf(" ], \"version\": \"" NVKEEP_VERSION "\" }\n");
+}
+
+static int run_as(const char *name, struct err *e)
+{
+    char buf[100], *end = NULL;
+    const struct passwd *user = getpwnam(name);
+    unsigned long uid = strtoul(name, &end, 10);
+    if (!user && *name && !*end)
+        user = getpwuid((uid_t)uid);
+    if (!user)
+        return err_set(e, ERR_USAGE, "User '%s' does not exist.",
+                       err_quote(buf, sizeof(buf), name, strlen(name)));
+    if (user->pw_uid == geteuid() && user->pw_gid == getegid())
+        return 0;
+    if (initgroups(user->pw_name, user->pw_gid) < 0 || setgid(user->pw_gid) < 0 ||
+        setuid(user->pw_uid) < 0)
+        return err_sys(e, ERR_USAGE, errno, "cannot become user %s", user->pw_name);
+    return 0;
+}
+
+static int check_certificate_dir(const char *dir, struct err *e)
+{
+    char buf[200];
+    struct stat st;
+    if (!dir || (stat(dir, &st) == 0 && S_ISDIR(st.st_mode) && access(dir, W_OK) == 0))
+        return 0;
+    return err_set(e, ERR_USAGE,
+                   "cannot access directory %s. Make sure it exists and is a directory.",
+                   err_quote(buf, sizeof(buf), dir, strlen(dir)));
+}
+
+static int make(const struct setup_args *args, struct setup_log *log, mode_t callers_umask,
+                struct err *e)
+{
+    struct setup_config config = {0};
+    if ((args->run_as && run_as(args->run_as, e) < 0) ||
+        (args->log_file && setup_log_open(args->log_file, log, e) < 0) ||
+        check_certificate_dir(args->certificate_dir, e) < 0 ||
+        setup_config_read(args->config, &config, e) < 0)
+        return -1;
+    int r = setup_make(args, &config, log, callers_umask, e);
+    setup_config_clear(&config);
+    return r;
+}
+
+static int act(const struct setup_args *args, struct setup_log *log, mode_t callers_umask,
+               struct err *e)
+{
+    switch (args->action) {
+    case SETUP_HELP:
+        usage(stdout);
+        return 0;
+    case SETUP_VERSION:
+        printf("TPM emulator setup tool, of nvkeep " NVKEEP_VERSION "\n");
+        return 0;
+    case SETUP_CAPABILITIES:
+        print_capabilities();
+        return 0;
+    case SETUP_CONFIG_FILES:
+        return setup_config_create(args->config_files, log, e);
+    case SETUP_STATE:
+        break;
+    }
+    return make(args, log, callers_umask, e);
+}
+
+int main(int argc, char **argv)
+{
+    struct setup_args args = {0};
+    struct setup_log log = {-1};
+    struct err e;
+    bool wants_usage = false;
+    mode_t callers_umask = umask(077);
+    if (harden_process() < 0) {
+        fprintf(stderr, "swtpm_setup: cannot set up the process: %s\n", strerrordesc_np(errno));
+        return EXIT_FAILURE;
+    }
+    json_prepare();
+    if (setup_args_parse(argc, argv, &args, &wants_usage, &e) < 0) {
+        if (wants_usage)
+            usage(stderr);
+        else
+            fprintf(stderr, "%s\n", e.text);
+        return EXIT_FAILURE;
+    }
+    int r = act(&args, &log, callers_umask, &e);
+    if (r < 0)
+        setup_complain(&log, "%s", e.text);
+    else if (fflush(stdout) != 0)
+        r = -1;
+    return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

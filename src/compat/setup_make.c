@@ -1,0 +1,201 @@
+#include "src/compat/setup_make.h"
+
+#include <grp.h>
+#include <pwd.h>
+#include <string.h>
+#include <time.h>
+
+#include "crypto/prim.h"
+#include "src/compat/setup_state.h"
+
+/* --- what is to be made --- */
+
+/* Names that nobody knows are passed over; at least one bank has to be left. */
+static int parse_banks(const char *names, struct pcr_banks *ret, struct err *e)
+{
+    struct pcr_banks b = {.n = 0};
+    if (strcmp(names, "-") == 0) {
+        *ret = b;
+        return 0;
+    }
+    for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
+        uint16_t alg = pcr_bank_of_name(at, strcspn(at, ","));
+        if (alg && b.n < PCR_BANKS_MAX && !pcr_banks_have(&b, alg))
+            b.alg[b.n++] = alg;
+    }
+    if (b.n == 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "No PCR banks could be allocated. None of the selected algorithms are "
+                       "supported.");
+    *ret = b;
+    return 0;
+}
+
+static void hash_password(const char *password, const char *usual, bool well_known,
+                          uint8_t ret[TPM12_AUTH_BYTES])
+{
+    const char *p = password ? password : usual;
+    const struct span all = {p, strlen(p)};
+    memset(ret, 0, TPM12_AUTH_BYTES);
+    if (!well_known)
+        hash_compute(HASH_SHA1, &all, 1, ret);
+}
+
+static void tell(void *ctx, const char *text)
+{
+    const struct setup_signer *signer = ctx;
+    setup_tell(signer->log, "%s", text);
+}
+
+static int plan(const struct setup_args *a, const struct setup_config *config,
+                struct setup_signer *signer, struct manufacture *ret, struct err *e)
+{
+    struct manufacture m = {
+        .device = a->tpm2 ? DEVICE_TPM20 : DEVICE_TPM12,
+        .ek = a->create_ek,
+        .spk = a->create_spk,
+        .ek_certificate = a->ek_certificate,
+        .platform_certificate = a->platform_certificate,
+        .lock_nvram = a->lock_nvram,
+        .rsa3072 = a->rsa3072,
+        .spk_is_ecc = a->ecc,
+        .use = !a->allow_signing || !a->tpm2 ? EK_STANDARD
+               : a->decryption               ? EK_SIGNS_AND_DECRYPTS
+                                             : EK_SIGNS,
+        .take_ownership = a->take_ownership,
+    };
+    const char *banks = a->pcr_banks        ? a->pcr_banks
+                        : config->pcr_banks ? config->pcr_banks
+                                            : "sha256";
+    if (a->tpm2 && parse_banks(banks, &m.banks, e) < 0)
+        return -1;
+    hash_password(a->owner_password, "ooo", a->owner_well_known, m.owner_auth);
+    hash_password(a->srk_password, "sss", a->srk_well_known, m.srk_auth);
+    m.calls = (struct manufacture_calls){.certify = setup_sign, .tell = tell, .ctx = signer};
+    *ret = m;
+    return 0;
+}
+
+/* --- doing it --- */
+
+static int read_permanent(const struct store *store, struct tpm_blobs *ret, struct err *e)
+{
+    OWNED(secret) copy = NULL;
+    size_t n = 0;
+    const uint8_t *p = store_get(store, BLOB_PERMANENT, &n);
+    if (!p || n == 0)
+        return err_set(e, ERR_STATE_EMPTY, "there is no TPM state that could be reconfigured");
+    if (secret_new(n, &copy, e) < 0)
+        return -1;
+    memcpy(secret_bytes(copy), p, n);
+    ret->blob[BLOB_PERMANENT - 1] = MOVE(copy);
+    ret->n[BLOB_PERMANENT - 1] = n;
+    return 0;
+}
+
+static int reconfigure(struct setup_state *state, const struct manufacture *m, struct err *e)
+{
+    OWNED(store) store = NULL;
+    struct tpm_blobs old = {{NULL}, {0}}, new = {{NULL}, {0}};
+    if (setup_state_open(state, &store, e) < 0 || read_permanent(store, &old, e) < 0)
+        return -1;
+    int r = manufacture_reconfigure(&old, &m->banks, &m->calls, &new, e);
+    if (r == 0)
+        r = setup_state_change(store, &new, e);
+    tpm_blobs_clear(&old);
+    tpm_blobs_clear(&new);
+    return r;
+}
+
+/* What is there stays claimed from before the first command to the commit. */
+static int author(struct setup_state *state, enum setup_found found, const struct manufacture *m,
+                  const struct setup_log *log, struct err *e)
+{
+    OWNED(store) store = NULL;
+    struct tpm_blobs blobs = {{NULL}, {0}};
+    if (found == SETUP_IMAGE && setup_state_open(state, &store, e) < 0)
+        return -1;
+    int r = manufacture(m, &blobs, e);
+    if (r == 0)
+        r = store ? setup_state_replace(state, store, &blobs, log, e)
+                  : setup_state_create(state, found, &blobs, log, e);
+    tpm_blobs_clear(&blobs);
+    return r;
+}
+
+static void tell_time(const struct setup_log *log, const char *what, bool with_user)
+{
+    char when[100] = "?";
+    time_t now = time(NULL);
+    struct tm tm;
+    const struct passwd *user = with_user ? getpwuid(geteuid()) : NULL;
+    const char *name = user ? user->pw_name : "?";
+    const struct group *group = with_user ? getgrgid(getegid()) : NULL;
+    if (localtime_r(&now, &tm))
+        (void)strftime(when, sizeof(when), "%a %d %b %Y %I:%M:%S %p %Z", &tm);
+    if (with_user)
+        setup_tell(log, "%s as %s:%s @ %s", what, name, group ? group->gr_name : "?", when);
+    else
+        setup_tell(log, "%s @ %s", what, when);
+}
+
+static int work(const struct setup_args *args, struct setup_state *state, enum setup_found found,
+                const struct setup_config *config, struct setup_signer *signer, struct err *e)
+{
+    struct manufacture m = {0};
+    if (plan(args, config, signer, &m, e) < 0)
+        return -1;
+    int r =
+        args->reconfigure ? reconfigure(state, &m, e) : author(state, found, &m, signer->log, e);
+    if (r == 0 && args->certificate_dir)
+        r = setup_signer_write(signer, args->certificate_dir, e);
+    return r;
+}
+
+/* 1: there is nothing to be done. */
+static int decide(const struct setup_args *args, struct setup_state *state, enum setup_found found,
+                  const struct setup_log *log, struct err *e)
+{
+    if (args->reconfigure && found != SETUP_IMAGE)
+        return err_set(e, ERR_STATE_EMPTY, "there is no TPM state that could be reconfigured");
+    if (args->reconfigure || found != SETUP_IMAGE || args->overwrite)
+        return 0;
+    if (!args->not_overwrite)
+        return err_set(e, ERR_USAGE, "Found existing TPM state 'permall'.");
+    if (setup_state_verify(state, e) < 0)
+        return -1;
+    setup_tell(log, "Not overwriting existing state file.");
+    return 1;
+}
+
+static int make(const struct setup_args *args, struct setup_state *state,
+                const struct setup_config *config, struct setup_signer *signer, struct err *e)
+{
+    enum setup_found found;
+    if (setup_state_take_key(state, e) < 0 || setup_state_look(state, &found, e) < 0)
+        return -1;
+    int r = decide(args, state, found, signer->log, e);
+    if (r != 0)
+        return r < 0 ? -1 : 0;
+    tell_time(signer->log,
+              args->reconfigure ? "Starting vTPM reconfiguration" : "Starting vTPM manufacturing",
+              true);
+    r = work(args, state, found, config, signer, e);
+    if (r == 0)
+        setup_tell(signer->log, "Successfully authored TPM state.");
+    tell_time(signer->log, "Ending vTPM manufacturing", false);
+    return r;
+}
+
+int setup_make(const struct setup_args *args, const struct setup_config *config,
+               const struct setup_log *log, mode_t callers_umask, struct err *e)
+{
+    struct setup_state state = {0};
+    struct setup_signer signer = {
+        .config = config, .log = log, .vm_id = args->vm_id, .umask = callers_umask};
+    if (setup_state_name(args, &state, e) < 0)
+        return -1;
+    int r = make(args, &state, config, &signer, e);
+    setup_state_clear(&state);
+    return r;
+}

@@ -1,0 +1,14 @@
+/* What swtpm_setup is asked to do to a TPM's state, from the command line to the committed state.
+ */
+#ifndef NVKEEP_COMPAT_SETUP_MAKE_H
+#define NVKEEP_COMPAT_SETUP_MAKE_H
+
+#include "src/compat/setup_args.h"
+#include "src/compat/setup_signer.h"
+
+/* ERR_USAGE where a state is there and it was not said what shall become of it. A failure leaves
+ * what was there, or nothing. */
+int setup_make(const struct setup_args *args, const struct setup_config *config,
+               const struct setup_log *log, mode_t callers_umask, struct err *e) MUST_CHECK;
+
+#endif
