@@ -1,7 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/key_rules.h"
+#include "src/key/key_rules.h"
 #include "src/nvkeep_priv.h"
 
 enum { DEFAULT_MS = 2000, KEY_MOST_BYTES = 65536 };

@@ -5,7 +5,7 @@
 #define NVKEEP_COMPAT_EMULATOR_ARGS_H
 
 #include "src/compat/emulator_state.h"
-#include "src/serve_plan.h"
+#include "src/serve/serve_plan.h"
 
 enum emulator_action {
     ACTION_SERVE,

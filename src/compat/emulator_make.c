@@ -8,8 +8,8 @@
 #include "backend/image.h"
 #include "backend/tpm.h"
 #include "src/compat/emulator_state.h"
-#include "src/log.h"
-#include "src/new_key.h"
+#include "src/key/new_key.h"
+#include "src/serve/log.h"
 
 /* One try of a passphrase is this slow. libvirt waits a second for the socket, and the first start
  * stretches twice before it is there. */

@@ -11,7 +11,7 @@
 #define NVKEEP_COMPAT_EMULATOR_STATE_H
 
 #include "src/compat/emulator_policy.h"
-#include "src/migration_key_source.h"
+#include "src/key/migration_key_source.h"
 
 struct emulator_state {
     char *image, *key_file; /* owned */

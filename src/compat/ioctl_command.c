@@ -9,7 +9,7 @@
 #include "crypto/secret.h"
 #include "src/base/bytes.h"
 #include "src/base/fd.h"
-#include "src/ctrl_msg.h"
+#include "src/serve/ctrl_msg.h"
 
 enum {
     HEAD_MAX = 24,

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "src/clock.h"
+#include "src/serve/clock.h"
 
 enum { RETRY_MS = 20, HOST_BYTES = 256, QUOTED_BYTES = 200 };
 

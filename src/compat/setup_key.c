@@ -4,8 +4,8 @@
 #include <signal.h>
 #include <string.h>
 
-#include "src/key_source.h"
-#include "src/migration_key_source.h"
+#include "src/key/key_source.h"
+#include "src/key/migration_key_source.h"
 
 bool setup_key_given(const struct setup_args *a)
 {

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 
 #include "src/compat/setup_make.h"
-#include "src/harden.h"
-#include "src/json_in.h"
+#include "src/serve/harden.h"
+#include "src/serve/json_in.h"
 
 static void usage(FILE *to)
 {

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 
 #include "src/base/fd.h"
-#include "src/json_in.h"
+#include "src/serve/json_in.h"
 
 enum {
     DIR_BYTES = 100,

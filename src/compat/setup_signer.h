@@ -10,7 +10,7 @@
 #include <sys/types.h>
 
 #include "src/compat/setup_config.h"
-#include "src/manufacture.h"
+#include "src/make/manufacture.h"
 
 enum { SIGNED_MAX = 2 };
 

@@ -11,9 +11,9 @@
 #include "migration/custody.h"
 #include "src/base/fd.h"
 #include "src/compat/setup_key.h"
-#include "src/key_rules.h"
-#include "src/key_source.h"
-#include "src/new_key.h"
+#include "src/key/key_rules.h"
+#include "src/key/key_source.h"
+#include "src/key/new_key.h"
 
 /* One try of a passphrase is this slow: libvirt opens the image three times at each start. */
 enum { PASSPHRASE_MS = 150, RANDOM_KEY_MS = 10, QUOTED_BYTES = 300, MAGIC_BYTES = 8 };

@@ -8,7 +8,7 @@
 
 #include "src/compat/emulator_bridge.h"
 #include "src/compat/emulator_print.h"
-#include "src/harden.h"
+#include "src/serve/harden.h"
 
 static void usage(FILE *to)
 {

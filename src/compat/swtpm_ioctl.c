@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "src/compat/ioctl_command.h"
-#include "src/harden.h"
+#include "src/serve/harden.h"
 
 enum {
     LETTERS_END = 256,

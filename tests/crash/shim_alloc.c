@@ -4,8 +4,8 @@
  * An allocation is told from others by the way to it, who called whom twelve deep: a TPM makes
  * thousands, most of them again and again in the same place. Not made to fail: what libtasn1 and
  * libseccomp ask for, which do not look at what they got. We see to it that they get what they need
- * (memory_for_asn1() in crypto/der.c, memory_for_filter() in src/confine.c), and the allocations by
- * which we do fail like any other.
+ * (memory_for_asn1() in crypto/der.c, memory_for_filter() in src/serve/confine.c), and the
+ * allocations by which we do fail like any other.
  */
 #include "tests/crash/inject.h"
 

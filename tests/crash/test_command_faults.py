@@ -11,7 +11,7 @@ The program is the real one (NVKEEP), traced by tool_inject.c; allocations fail 
 errors a call can give is said in faults/calls.py, and with it what is left out and why. Left out besides:
 
   what libtasn1 allocates   it crashes when it gets nothing; crypto/der.c asks for that memory before
-  and libseccomp            it crashes too, or forgets rules; so does src/confine.c
+  and libseccomp            it crashes too, or forgets rules; so does src/serve/confine.c
   the dynamic loader        the program is not there yet: counting begins with its first instruction
   with a sanitizer          allocations and memory maps: the sanitizer's are not told from the program's
 

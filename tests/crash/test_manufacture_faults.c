@@ -9,7 +9,7 @@
  */
 #include "tests/crash/fault_loop.h"
 
-#include "src/manufacture.h"
+#include "src/make/manufacture.h"
 
 static struct tpm_blobs made;
 static enum device_kind device;

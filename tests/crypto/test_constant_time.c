@@ -16,10 +16,10 @@
 #include "crypto/envelope.h"
 #include "crypto/luks_key_priv.h"
 #include "crypto/migration_key_priv.h"
-#include "src/admin_key.h"
 #include "src/base/bytes.h"
-#include "src/key_source.h"
-#include "src/new_key.h"
+#include "src/key/key_source.h"
+#include "src/key/new_key.h"
+#include "src/serve/admin_key.h"
 #include "tests/crypto/envelope_helpers.h"
 #include "tests/crypto/known_key.h"
 

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "src/admin_msg.h"
+#include "src/serve/admin_msg.h"
 
 enum { MAX_MESSAGES = 64 };
 

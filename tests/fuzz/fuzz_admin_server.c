@@ -13,9 +13,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "src/admin_server.h"
 #include "src/base/fd.h"
-#include "src/json_in.h"
+#include "src/serve/admin_server.h"
+#include "src/serve/json_in.h"
 #include "tests/fuzz/memory.h"
 
 enum { N_PEERS = 3, HEARD_BYTES = 1 << 19, KEY_BYTES = 64, N_MAX_ITEMS = 48 };

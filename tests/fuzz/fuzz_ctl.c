@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "src/cli.h"
+#include "src/cli/cli.h"
 #include "tests/fuzz/fuzz.h"
 
 const unsigned fuzz_replays = 1000;

@@ -3,7 +3,7 @@
  * one has arrived decides how much of it is thrown away. */
 #include "tests/fuzz/fuzz.h"
 
-#include "src/ctrl_msg.h"
+#include "src/serve/ctrl_msg.h"
 
 enum { MAX_MESSAGES = 64 };
 

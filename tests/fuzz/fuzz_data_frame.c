@@ -3,7 +3,7 @@
  * command when it arrives in pieces. */
 #include "tests/fuzz/fuzz.h"
 
-#include "src/data_frame.h"
+#include "src/serve/data_frame.h"
 
 static void inside(const struct data_frame *f, size_t n)
 {

@@ -12,7 +12,7 @@
 #include <poll.h>
 
 #include "backend/tpm_command.h"
-#include "src/data_channel.h"
+#include "src/serve/data_channel.h"
 
 enum { MAX_COMMANDS = 48 };
 const unsigned fuzz_replays = 35;

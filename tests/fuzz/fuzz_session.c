@@ -13,8 +13,8 @@
 
 #include <poll.h>
 
-#include "src/ctrl_client.h"
-#include "src/data_channel.h"
+#include "src/serve/ctrl_client.h"
+#include "src/serve/data_channel.h"
 
 enum { MAX_ITEMS = 40, MAX_JOBS = 64, N_KEPT = 24 };
 const unsigned fuzz_replays = 12;

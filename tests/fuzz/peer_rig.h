@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "crypto/luks_key.h"
-#include "src/serve.h"
-#include "src/session_priv.h"
+#include "src/serve/serve.h"
+#include "src/serve/session_priv.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/tpm_cmd.h"
 

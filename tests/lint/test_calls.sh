@@ -12,12 +12,12 @@ product='system popen execl execlp execle execv execvp execvpe posix_spawn geten
     strtok atoi atol atoll scanf sscanf fscanf signal siglongjmp longjmp setjmp realloc reallocarray getpass fread fgets getline getdelim gethostbyname'
 # file:function  why it is right there
 allowed='
-src/key_source.c:getenv            credential=NAME is defined by systemd through $CREDENTIALS_DIRECTORY, which holds a path and no secret
-src/key_source.c:secure_getenv     the same
-src/cli_endpoint.c:getpwnam        uid=NAME of a socket; the process has one thread while options are read
-src/cli_endpoint.c:getgrnam        gid=NAME, likewise
-src/cli.c:stpcpy                   the words of the command line, into room measured just before
-src/main.c:strerror                before there is a second thread
+src/key/key_source.c:getenv            credential=NAME is defined by systemd through $CREDENTIALS_DIRECTORY, which holds a path and no secret
+src/key/key_source.c:secure_getenv     the same
+src/cli/cli_endpoint.c:getpwnam        uid=NAME of a socket; the process has one thread while options are read
+src/cli/cli_endpoint.c:getgrnam        gid=NAME, likewise
+src/cli/cli.c:stpcpy                   the words of the command line, into room measured just before
+src/cli/main.c:strerror                before there is a second thread
 src/compat/emulator_words.c:stpcpy  into room measured just before
 src/compat/emulator_state.c:getenv  TPM_PATH, which swtpm knows, is a directory
 src/compat/emulator_args.c:getenv   TPM_PORT, likewise, is a port
@@ -73,6 +73,6 @@ good src/x.c <<<'/* strcpy(a, b) and system("x") would be wrong */ int x; // spr
 good src/x.c <<<'const char *help = "never system(3)"; my_strcpy(a); q->system(1); x.popen(2);'
 bad 'signal()' src/x.c <<<'signal(SIGTERM, on_term);'
 good src/x.c <<<'signal(SIGPIPE, SIG_IGN);'
-good src/key_source.c <<<'const char *dir = secure_getenv("CREDENTIALS_DIRECTORY");'
+good src/key/key_source.c <<<'const char *dir = secure_getenv("CREDENTIALS_DIRECTORY");'
 good tests/src/x.c <<<'const char *program = getenv("NVKEEP"); system("true");'
 judge

@@ -26,7 +26,7 @@ one_file()
 
 wanted()
 {
-    (cd "$source_tree" && ls src/base/*.c crypto/*.c backend/*.c migration/*.c src/*.c 2>/dev/null
+    (cd "$source_tree" && ls src/*.c src/*/*.c crypto/*.c backend/*.c migration/*.c 2>/dev/null
         if [ $long = yes ]; then
             find tests -name '*.c' -not -path 'tests/mustfail/*' -not -path 'tests/guest/*'
         else

@@ -2,7 +2,7 @@
  *
  * expect: incompatible pointer type
  */
-#include "src/serve.h"
+#include "src/serve/serve.h"
 
 void f(struct serve_options *o, struct secret **pass, char *text);
 void f(struct serve_options *o, struct secret **pass, char *text)

@@ -16,7 +16,7 @@ failed=0
 
 files()
 {
-    ls src/base/*.c crypto/*.c backend/*.c migration/*.c src/*.c
+    ls src/*.c src/*/*.c crypto/*.c backend/*.c migration/*.c
 }
 
 # row NAME FILES OPEN EXCUSED VERDICT

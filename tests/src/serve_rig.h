@@ -15,7 +15,7 @@
 #include <time.h>
 
 #include "src/base/bytes.h"
-#include "src/ctrl_msg.h"
+#include "src/serve/ctrl_msg.h"
 #include "tpm_cmd.h"
 
 enum { REPLY_MS = 30000, BLOB_ROOM = 1 << 20 };

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "src/admin_msg.h"
-#include "src/cli_endpoint.h"
-#include "src/cli_migration.h"
+#include "src/cli/cli_endpoint.h"
+#include "src/cli/cli_migration.h"
+#include "src/serve/admin_msg.h"
 
 enum { MAX_WORDS = 20 };
 

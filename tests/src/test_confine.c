@@ -25,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "src/confine.h"
+#include "src/serve/confine.h"
 
 /* A confined child that runs f and says by its exit code whether all was as it should be. */
 static int in_a_confined_child(bool (*f)(void), const struct confine *c)

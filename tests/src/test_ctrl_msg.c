@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "src/base/bytes.h"
-#include "src/ctrl_msg.h"
+#include "src/serve/ctrl_msg.h"
 
 /* One message at p; the rest is expected to begin right behind it. */
 static struct ctrl_request whole(const void *p, size_t n, size_t bytes, bool *padding)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "src/base/bytes.h"
-#include "src/data_frame.h"
+#include "src/serve/data_frame.h"
 
 enum { MAX = 4096 };
 

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "src/key_source.h"
+#include "src/key/key_source.h"
 
 /* A directory that holds the key files of one test. */
 static char dir[200];

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "src/log.h"
+#include "src/serve/log.h"
 
 enum { ROOM = 4096 };
 

@@ -1,8 +1,8 @@
 /* Manufactured TPMs, asked by TPM commands in an image of their own. */
 #include "tpm_image.h"
 
-#include "src/manufacture.h"
-#include "src/manufacture_tpm12.h"
+#include "src/make/manufacture.h"
+#include "src/make/manufacture_tpm12.h"
 
 enum {
     TPMA_NV_WRITELOCKED = 1 << 11,

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 
 #include "crypto/prim.h"
-#include "src/manufacture_tpm12.h"
-#include "src/rsa_public.h"
+#include "src/make/manufacture_tpm12.h"
+#include "src/make/rsa_public.h"
 
 static void assert_digest(const void *p, size_t n, const char *hex)
 {

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "src/migration_key_source.h"
+#include "src/key/migration_key_source.h"
 
 #include "crypto/migration_key_priv.h"
 

@@ -2,7 +2,7 @@
 
 #include <jansson.h>
 
-#include "src/cli_table.h"
+#include "src/cli/cli_table.h"
 
 /* Arguments that make each command complete but for the key. */
 static const char *rest_of(const char *command)

@@ -14,7 +14,7 @@
 #include <time.h>
 
 #include "migration/blob.h"
-#include "src/migration_key_source.h"
+#include "src/key/migration_key_source.h"
 
 static char dir[200];
 
