@@ -205,17 +205,18 @@ uint64_t json_in_number(const struct json_in *v)
     return v ? (uint64_t)json_integer_value(real(v)) : 0;
 }
 
-/* Text is shown without what a terminal could take for a command. */
+/* Text is shown without what a terminal could take for a command: JSON's escapes leave DEL alone.
+ */
 static int print_plain(json_t *v, FILE *to)
 {
     OWNED_HEAP char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
     if (!text)
         return -1;
     size_t n = strlen(text);
-    if (json_is_string(v) && n >= 2)
-        fprintf(to, "%.*s\n", (int)(n - 2), text + 1);
-    else
-        fprintf(to, "%s\n", text);
+    size_t quote = json_is_string(v) && n >= 2 ? 1 : 0;
+    for (size_t i = quote; i < n - quote; i++)
+        fprintf(to, text[i] == 0x7f ? "\\u007f" : "%c", text[i]);
+    fputc('\n', to);
     return 0;
 }
 
