@@ -132,6 +132,8 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_DAEMON] = {"daemon", 'd', ARG_NONE, NULL,
                     "go to the background once the image is open; the exit code tells"},
     [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
+    [OPT_KEEP_LISTENING] = {"keep-listening", 0, ARG_NONE, NULL,
+                            "when the emulator shuts the TPM down, wait for the next one"},
     [OPT_FOLLOW] = {"follow", 'f', ARG_NONE, NULL,
                     "events: go on after the first one, until the daemon ends"},
     [OPT_SOURCE_KEY] = {"source-key", 0, ARG_SUBOPTS, "KEY",
@@ -187,16 +189,17 @@ const struct cli_command cli_commands[] = {
             "the state verified before anything is answered. A wrong or missing key, or a damaged\n"
             "image, ends the program with the exit code of its class.\n"
             "\n"
-            "Runs until the emulator shuts it down, SIGTERM arrives, or (with --terminate) the\n"
-            "data connection is lost. Never asks for a passphrase unless told so by --key prompt.\n"
+            "Runs until the emulator shuts it down (unless --keep-listening is given), SIGTERM\n"
+            "arrives, or (with --terminate) the data connection is lost. Never asks for a "
+            "passphrase unless told so by --key prompt.\n"
             "Without --log, errors go to standard error.",
         OPTIONS(OPT_KEY, OPT_CTRL, OPT_SERVER, OPT_ADMIN, OPT_MIGRATION, OPT_MIGRATION_KEY,
                 OPT_MIGRATION_SEAL, OPT_TPM2, OPT_TPM12, OPT_FLAGS, OPT_LOCALITY, OPT_LOG, OPT_PID,
-                OPT_DAEMON, OPT_TERMINATE, OPT_JSON, OPT_HELP),
+                OPT_DAEMON, OPT_TERMINATE, OPT_KEEP_LISTENING, OPT_JSON, OPT_HELP),
         .required = {OPT_CTRL},
         .n_required = 1,
-        .exclusive = {{OPT_TPM2, OPT_TPM12}},
-        .n_exclusive = 1,
+        .exclusive = {{OPT_TPM2, OPT_TPM12}, {OPT_TERMINATE, OPT_KEEP_LISTENING}},
+        .n_exclusive = 2,
         .wants_key = true,
         .run = cmd_serve,
     },

@@ -34,6 +34,7 @@ enum cli_option_id {
     OPT_PID,
     OPT_DAEMON,
     OPT_TERMINATE,
+    OPT_KEEP_LISTENING,
     OPT_FOLLOW,
     OPT_SOURCE_KEY,
     OPT_TARGET_KEY,

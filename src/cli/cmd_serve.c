@@ -20,6 +20,8 @@ static int parse(const struct cli_args *a, struct serve_plan *p, struct err *e)
         return -1;
     if (text[OPT_TERMINATE])
         p->o.flags |= SERVE_TERMINATE;
+    if (text[OPT_KEEP_LISTENING])
+        p->o.flags |= SERVE_KEEP_LISTENING;
     if (cli_migration(a, &p->o, e) < 0)
         return -1;
     p->o.remove_when_ready[0] = migration_key_source_to_remove(&p->migration_key);

@@ -32,6 +32,7 @@ enum emulator_option {
     O_WITH_TEXT, /* those up to here */
     O_TPM2 = O_WITH_TEXT,
     O_TERMINATE,
+    O_KEEP_LISTENING,
     O_DAEMON,
     O_PRINT_CAPABILITIES,
     O_PRINT_STATES,
@@ -73,6 +74,7 @@ static const struct option socket_options[] = {
     {"port", required_argument, NULL, O_PORT},
     {"server", required_argument, NULL, O_SERVER},
     {"terminate", no_argument, NULL, O_TERMINATE},
+    {"keep-listening", no_argument, NULL, O_KEEP_LISTENING},
     {NULL, 0, NULL, 0},
 };
 static const struct option chardev_options[] = {
@@ -410,6 +412,8 @@ int emulator_args_parse(int argc, char **argv, struct emulator_args *ret, bool *
     a->daemon = g.text[O_DAEMON] != NULL;
     if (g.text[O_TERMINATE])
         a->plan.o.flags |= SERVE_TERMINATE;
+    if (g.text[O_KEEP_LISTENING])
+        a->plan.o.flags |= SERVE_KEEP_LISTENING;
     /* Whoever asks what there is does not need the rest to be right. */
     if (a->action == ACTION_HELP || a->action == ACTION_CAPABILITIES)
         return 0;

@@ -6,6 +6,8 @@ static const char for_sockets[] =
     "-p|--port <port>     : serve this TCP port on 127.0.0.1, one command for each connection\n"
     "-f|--fd <fd>         : an inherited socket with TPM commands; end when it is closed\n"
     "-t|--terminate       : end when the data connection is lost\n"
+    "--keep-listening     : not swtpm's: when the emulator shuts the TPM down, wait for the next "
+    "one\n"
     "--server [type=tcp,]port=<port>[,bindaddr=<address>][,disconnect]|fd=<fd>\n"
     "--server type=unixio,path=<path>[,mode=0...][,uid=<uid>][,gid=<gid>]|fd=<fd>\n"
     "                     : the data channel\n";

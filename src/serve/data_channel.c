@@ -61,6 +61,11 @@ static void drop_client(struct data_channel *d)
     d->limit = -1;
 }
 
+void data_channel_drop(struct data_channel *d)
+{
+    drop_client(d);
+}
+
 void data_channel_free(struct data_channel *d)
 {
     if (!d)

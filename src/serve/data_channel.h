@@ -29,6 +29,9 @@ void data_channel_listen(struct data_channel *d, int listener);
  * of the control channel. */
 uint32_t data_channel_adopt(struct data_channel *d, int *fd);
 
+/* The client, if there is one, and what came from it. */
+void data_channel_drop(struct data_channel *d);
+
 /* What to wait for, and until when (now_ms(), or -1). */
 int64_t data_channel_wants(const struct data_channel *d, struct pollfd *ret);
 

@@ -18,6 +18,11 @@ enum {
     FAREWELL_MS = 1000,    /* for clients to take their last reply */
     LAST_REQUESTS_MS = 50, /* after a refusal: for requests that are on their way */
 };
+/* Flags by which the TPM is on from the start. */
+enum {
+    STARTS =
+        SERVE_NOT_NEED_INIT | SERVE_STARTUP_CLEAR | SERVE_STARTUP_STATE | SERVE_STARTUP_DEACTIVATED
+};
 
 /* The main thread's view of the daemon. */
 struct server {
@@ -46,16 +51,34 @@ struct server {
 
 /* --- start --- */
 
+/* It ends with nothing that an emulator does, and starts with nothing but INIT. */
+static int check_keeping(const struct serve_options *o, struct err *e)
+{
+    if (!(o->flags & SERVE_KEEP_LISTENING))
+        return 0;
+    if (o->flags & SERVE_TERMINATE || o->ctrl.terminate || o->server.terminate)
+        return err_set(e, ERR_USAGE,
+                       "--keep-listening waits for the next client, and terminate ends with the "
+                       "first one; leave one of the two out");
+    if (o->flags & STARTS)
+        return err_set(e, ERR_USAGE,
+                       "--keep-listening: after a SHUTDOWN only an emulator powers the TPM on; "
+                       "leave --flags out");
+    if (o->ctrl.kind == ENDPOINT_NONE || o->ctrl.kind == ENDPOINT_CLIENTFD)
+        return err_set(e, ERR_USAGE,
+                       "--keep-listening: nobody could connect again; give --ctrl "
+                       "with a path, a port or a listening socket");
+    return 0;
+}
+
 static int check_options(const struct serve_options *o, struct err *e)
 {
     if (o->ctrl.kind == ENDPOINT_NONE && o->server.kind == ENDPOINT_NONE)
         return err_set(e, ERR_USAGE, "nobody could connect: give --ctrl, --server or both");
-    if (o->ctrl.kind == ENDPOINT_NONE &&
-        !(o->flags & (SERVE_NOT_NEED_INIT | SERVE_STARTUP_CLEAR | SERVE_STARTUP_STATE |
-                      SERVE_STARTUP_DEACTIVATED)))
+    if (o->ctrl.kind == ENDPOINT_NONE && !(o->flags & STARTS))
         return err_set(e, ERR_USAGE,
                        "without --ctrl nobody could power the TPM on: add --flags not-need-init");
-    return 0;
+    return check_keeping(o, e);
 }
 
 /* Everything that can be refused without opening the image. */
@@ -234,8 +257,9 @@ static void look_for_lost_clients(struct server *s)
         s->has_data_client = true;
     if (lost)
         s->has_data_client = false;
-    s->asked |= ctrl_server_was_shut_down(s->clients);
-    if (ctrl_server_was_shut_down(s->clients))
+    bool shut_down = ctrl_server_was_shut_down(s->clients) && !(s->o->flags & SERVE_KEEP_LISTENING);
+    s->asked |= shut_down;
+    if (shut_down)
         begin_end(s, "SHUTDOWN");
     else if (lost && (s->o->flags & SERVE_TERMINATE || s->o->server.terminate))
         begin_end(s, "the data connection was lost");

@@ -45,6 +45,7 @@ enum serve_flags {
     SERVE_TERMINATE = 1 << 5, /* --terminate: end when the data connection is lost */
     SERVE_REJECT_LOCALITY_4 = 1 << 6,
     SERVE_ALLOW_SET_LOCALITY = 1 << 7,
+    SERVE_KEEP_LISTENING = 1 << 8, /* after SHUTDOWN: wait for the next emulator */
 };
 
 struct serve_options {

@@ -96,6 +96,9 @@ struct session_options {
  * before libtpms is touched, unless the image is being copied and not there yet. */
 int session_open(const struct session_options *o, struct secret **pass, size_t pass_bytes,
                  const struct watch *watch, struct session **ret, struct err *e) MUST_CHECK;
+/* SHUTDOWN of a daemon that stays: as after session_free(), but that image and key are kept for the
+ * next INIT. */
+void session_shut_down(struct session *s);
 /* Powers off, with the orderly shutdown that a guest forgot unless the flags forbid it, and lets
  * the claim go. */
 void session_free(struct session *s);

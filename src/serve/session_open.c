@@ -162,12 +162,20 @@ void session_shut_down_orderly(struct session *s)
     }
 }
 
-static void end(struct session *s)
+void session_shut_down(struct session *s)
 {
     struct err e = {0};
     session_drop_export(s);
     if (session_step(s, HO_END, false, &e) < 0)
         log_err(s->o.log, &e);
+    s->emulator = 0;
+    s->locality = 0;
+    s->probed = false;
+}
+
+static void end(struct session *s)
+{
+    session_shut_down(s);
     if (s->seen)
         log_line(s->o.log, 1, "closed at generation %llu", (unsigned long long)s->last.generation);
 }

@@ -8,6 +8,7 @@
 
 #include "src/serve/clock.h"
 #include "src/serve/confine.h"
+#include "src/serve/serve.h"
 
 /* A job that waited this long and whose client has gone is not done any more: a client that gave up
  * must not have its command executed behind the back of the next one. */
@@ -165,6 +166,19 @@ static void end_session(struct worker *w)
     atomic_store(&w->is_on, false);
 }
 
+/* With --keep-listening the image is free, and open with its key: the next emulator's INIT claims it
+ * and reads it afresh. */
+static void shut_down(struct worker *w)
+{
+    if (!(w->options.flags & SERVE_KEEP_LISTENING)) {
+        end_session(w);
+        return;
+    }
+    data_channel_drop(w->data);
+    session_shut_down(w->session);
+    atomic_store(&w->is_on, false);
+}
+
 static void adopt_data(struct worker *w, struct ctrl_job *job)
 {
     job->reply.result = data_channel_adopt(w->data, &job->fd);
@@ -184,7 +198,7 @@ static void serve_job(struct worker *w, struct ctrl_job *job)
     atomic_store(&w->is_on, session_is_on(w->session));
     /* The claim is free before the client hears of it. */
     if (job->req.code == CTRL_SHUTDOWN)
-        end_session(w);
+        shut_down(w);
 }
 
 static void refuse_admin(const struct worker *w, struct err *ret)

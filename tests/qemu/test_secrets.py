@@ -135,6 +135,19 @@ def no_key_stays_in_memory_that_is_not_locked_when_the_tpm_is_off(test):
     searched(test, table)
 
 
+def no_key_stays_in_memory_that_is_not_locked_between_two_emulators(test):
+    """S1.15: of a daemon that was shut down and waits for the next machine."""
+    test.only_nvkeep("about nvkeep")
+    if cannot_look():
+        raise Skip(cannot_look())
+    vm, _, table = machine(test, "tpm", keep=True)
+    test.equal(vm.power_off_machine(), 0, "exit code of QEMU")
+    memory_rows(test, table, vm.daemon.pid, "waiting",
+                {"volume key": SCHEDULE, "migration key": SEALS, "NV marker": OURS},
+                {"NV marker": LEFT})
+    searched(test, table)
+
+
 def no_core_is_left_by_a_daemon_that_is_killed(test):
     """Neither by the kernel nor by a debugger of the same user; root needs a debugger, and gets what
     the table above says."""

@@ -90,9 +90,9 @@ class NvkeepStore:
         return other
 
     def serve(self, key=None, options=(), pass_fds=(), admin=False, migration=None,
-              migration_key=None, seal=None):
+              migration_key=None, seal=None, keep=False):
         """Starts the daemon and does not wait. key: instead of the store's own; "" for none.
-        migration_key: a file of hex digits."""
+        migration_key: a file of hex digits. keep: it outlives its emulator."""
         self.n_starts += 1
         ctrl = os.path.join(self.folder, f"{self.name}-{self.n_starts}.sock")
         log = os.path.join(self.folder, f"{self.name}-{self.n_starts}.log")
@@ -111,7 +111,7 @@ class NvkeepStore:
         if key:
             argv += ["--key", key]
         argv += ["--ctrl", f"type=unixio,path={ctrl},mode=0600", "--log", f"file={log},level=5",
-                 "--terminate"] + options
+                 "--keep-listening" if keep else "--terminate"] + options
         return Daemon(f"nvkeep-{self.name}-{self.n_starts}", argv, self.folder, ctrl, log, pass_fds)
 
     def tool(self, command, *options, key=None, timeout=60):

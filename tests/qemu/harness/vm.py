@@ -159,6 +159,11 @@ class Vm:
         self.console.send("poweroff")
         return self.wait_ended(timeout)
 
+    def power_off_machine(self, timeout=30):
+        """Where the daemon stays."""
+        self.console.send("poweroff")
+        return self.qemu.wait(timeout)
+
     def quit(self, timeout=30):
         self.qmp.send("quit")
         return self.wait_ended(timeout)
