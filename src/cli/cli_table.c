@@ -133,7 +133,7 @@ const struct cli_option cli_options[N_OPTIONS] = {
                     "go to the background once the image is open; the exit code tells"},
     [OPT_TERMINATE] = {"terminate", 't', ARG_NONE, NULL, "end when the data connection is lost"},
     [OPT_KEEP_LISTENING] = {"keep-listening", 0, ARG_NONE, NULL,
-                            "when the emulator shuts the TPM down, wait for the next one"},
+                            "when the emulator shuts down, wait for the next one"},
     [OPT_FOLLOW] = {"follow", 'f', ARG_NONE, NULL,
                     "events: go on after the first one, until the daemon ends"},
     [OPT_SOURCE_KEY] = {"source-key", 0, ARG_SUBOPTS, "KEY",
@@ -190,9 +190,9 @@ const struct cli_command cli_commands[] = {
             "image, ends the program with the exit code of its class.\n"
             "\n"
             "Runs until the emulator shuts it down (unless --keep-listening is given), SIGTERM\n"
-            "arrives, or (with --terminate) the data connection is lost. Never asks for a "
-            "passphrase unless told so by --key prompt.\n"
-            "Without --log, errors go to standard error.",
+            "arrives, or (with --terminate) the data connection is lost.\n"
+            "Never asks for a passphrase unless told so by --key prompt. Without --log, errors go\n"
+            "to standard error.",
         OPTIONS(OPT_KEY, OPT_CTRL, OPT_SERVER, OPT_ADMIN, OPT_MIGRATION, OPT_MIGRATION_KEY,
                 OPT_MIGRATION_SEAL, OPT_TPM2, OPT_TPM12, OPT_FLAGS, OPT_LOCALITY, OPT_LOG, OPT_PID,
                 OPT_DAEMON, OPT_TERMINATE, OPT_KEEP_LISTENING, OPT_JSON, OPT_HELP),

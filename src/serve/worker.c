@@ -166,8 +166,8 @@ static void end_session(struct worker *w)
     atomic_store(&w->is_on, false);
 }
 
-/* With --keep-listening the image is free, and open with its key: the next emulator's INIT claims it
- * and reads it afresh. */
+/* With --keep-listening the image is free, and open with its key: the next emulator's INIT claims
+ * it and reads it afresh. */
 static void shut_down(struct worker *w)
 {
     if (!(w->options.flags & SERVE_KEEP_LISTENING)) {
