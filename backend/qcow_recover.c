@@ -21,15 +21,6 @@ static uint64_t slot_cost(const struct luks_header *luks, unsigned slot)
     return (uint64_t)luks->slot[slot].iterations + luks->digest_iterations;
 }
 
-/* Key material is ciphertext all over. A sector of zeroes was never written, or was wiped. */
-static bool has_hole(const uint8_t *material, size_t n)
-{
-    for (size_t at = 0; at + SECTOR_BYTES <= n; at += SECTOR_BYTES)
-        if (bytes_all_zero(material + at, SECTOR_BYTES))
-            return true;
-    return false;
-}
-
 /* As luks_slot_open. *ret_hole: no passphrase can open it as it is. */
 static int try_slot(const struct qcow_image *img, unsigned slot, const struct secret *pass,
                     size_t pass_bytes, const struct watch *watch, struct volume_key **ret,
@@ -44,7 +35,7 @@ static int try_slot(const struct qcow_image *img, unsigned slot, const struct se
         return err_nomem(e, "the key material of a LUKS slot");
     if (blk_read(img->blk, at, material, n, e) < 0)
         return -1;
-    *ret_hole = has_hole(material, luks->cipher.key_bytes * LUKS_STRIPES); /* then padding */
+    *ret_hole = !luks_material_is_whole(luks, material);
     if (*ret_hole)
         return 0;
     int r = luks_slot_open(luks, slot, material, pass, pass_bytes, watch, ret, e);

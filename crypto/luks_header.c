@@ -9,6 +9,7 @@ enum {
     VERSION = 1,
     NAME_BYTES = 32,
     UUID_BYTES = 40,
+    FIRST_SLOT = 208,
     HEADER_SECTORS = 8, /* slots begin behind it and are aligned to it */
     LUKS_SECTOR_BYTES = 512,
 };
@@ -313,6 +314,26 @@ static void put_text(struct bytes_out *out, const char *text, size_t field_bytes
     bytes_put_zero(out, field_bytes - n);
 }
 
+static void put_slot(struct bytes_out *out, const struct luks_slot *s)
+{
+    bytes_put_be32(out, s->active ? SLOT_ACTIVE : SLOT_INACTIVE);
+    bytes_put_be32(out, s->iterations);
+    bytes_put(out, s->salt, sizeof(s->salt));
+    bytes_put_be32(out, s->material_sector);
+    bytes_put_be32(out, LUKS_STRIPES);
+}
+
+size_t luks_slot_offset(unsigned slot)
+{
+    return FIRST_SLOT + (size_t)slot * LUKS_SLOT_BYTES;
+}
+
+void luks_slot_encode(const struct luks_slot *s, unsigned slot, uint8_t header[LUKS_HEADER_BYTES])
+{
+    struct bytes_out out = bytes_out(header + luks_slot_offset(slot), LUKS_SLOT_BYTES);
+    put_slot(&out, s);
+}
+
 void luks_header_encode(const struct luks_header *h, uint8_t ret[LUKS_HEADER_BYTES])
 {
     struct bytes_out out = bytes_out(ret, LUKS_HEADER_BYTES);
@@ -327,12 +348,6 @@ void luks_header_encode(const struct luks_header *h, uint8_t ret[LUKS_HEADER_BYT
     bytes_put(&out, h->digest_salt, sizeof(h->digest_salt));
     bytes_put_be32(&out, h->digest_iterations);
     put_text(&out, h->uuid, UUID_BYTES);
-    for (size_t i = 0; i < LUKS_N_SLOTS; i++) {
-        const struct luks_slot *s = &h->slot[i];
-        bytes_put_be32(&out, s->active ? SLOT_ACTIVE : SLOT_INACTIVE);
-        bytes_put_be32(&out, s->iterations);
-        bytes_put(&out, s->salt, sizeof(s->salt));
-        bytes_put_be32(&out, s->material_sector);
-        bytes_put_be32(&out, LUKS_STRIPES);
-    }
+    for (size_t i = 0; i < LUKS_N_SLOTS; i++)
+        put_slot(&out, &h->slot[i]);
 }

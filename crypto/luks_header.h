@@ -66,5 +66,10 @@ uint64_t luks_area_bytes(size_t key_bytes);
 int luks_header_decode(const uint8_t bytes[LUKS_HEADER_BYTES], uint64_t area_bytes,
                        struct luks_header *ret, struct err *e) MUST_CHECK;
 void luks_header_encode(const struct luks_header *h, uint8_t ret[LUKS_HEADER_BYTES]);
+/* One slot's entry in a header that is there already; no other byte of it changes. The entry begins
+ * with its state, and that of slot 6 lies across the end of the first sector. */
+enum { LUKS_SLOT_BYTES = 48 };
+size_t luks_slot_offset(unsigned slot);
+void luks_slot_encode(const struct luks_slot *s, unsigned slot, uint8_t header[LUKS_HEADER_BYTES]);
 
 #endif

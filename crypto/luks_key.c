@@ -59,6 +59,12 @@ int volume_key_copy(const struct volume_key *k, struct volume_key **ret, struct 
     return 0;
 }
 
+bool volume_key_equal(const struct volume_key *a, const struct volume_key *b)
+{
+    return a->how.key_bytes == b->how.key_bytes &&
+           equal_constant_time(secret_peek(a->bytes), secret_peek(b->bytes), a->how.key_bytes);
+}
+
 /* Everything secret of one attempt at a slot, in one locked place. */
 struct attempt {
     uint8_t slot_key[LUKS_MAX_KEY_BYTES];
@@ -118,6 +124,15 @@ static size_t piece_bytes(size_t key_bytes, size_t at, size_t *ret_sectors)
 static size_t material_sectors(size_t key_bytes)
 {
     return (key_bytes * LUKS_STRIPES + SECTOR_BYTES - 1) / SECTOR_BYTES;
+}
+
+bool luks_material_is_whole(const struct luks_header *h, const uint8_t *material)
+{
+    size_t n = h->cipher.key_bytes * LUKS_STRIPES; /* then padding */
+    for (size_t at = 0; at + SECTOR_BYTES <= n; at += SECTOR_BYTES)
+        if (bytes_all_zero(material + at, SECTOR_BYTES))
+            return false;
+    return true;
 }
 
 /* Decrypts and merges; the volume key (if the slot key was right) is in a->d afterwards. */

@@ -16,6 +16,12 @@ DEFINE_OWNED(volume_key);
 /* For an image that is claimed again later: what it is made for takes its key. */
 int volume_key_copy(const struct volume_key *k, struct volume_key **ret, struct err *e) MUST_CHECK;
 
+bool volume_key_equal(const struct volume_key *a, const struct volume_key *b) MUST_CHECK;
+
+/* Key material is ciphertext all over. False: a sector of it is zero, which was never written or
+ * was wiped, and no passphrase can open it. */
+bool luks_material_is_whole(const struct luks_header *h, const uint8_t *material);
+
 /* Tries one active slot. material: its luks_slot_sectors() sectors as they are on disk.
  * 1: *ret is the verified key. 0: not this slot's passphrase. -1: no memory, or stopped by the
  * watch (ERR_USAGE, "interrupted"). The watch counts the PBKDF2 iterations of this slot and of

@@ -21,6 +21,7 @@ struct cli_args {
     char *text[N_OPTIONS];      /* NULL: not given; a switch that was given: "" */
     uint64_t number[N_OPTIONS]; /* ARG_NUMBER, ARG_SIZE */
     struct key_source key;
+    struct key_source second_key;   /* --next-key, --old-key */
     const char *more[CLI_MORE_MAX]; /* what follows the operand */
     size_t n_more;
 };
@@ -81,6 +82,7 @@ int cmd_check(struct cli_run *run, struct err *e);
 int cmd_recover(struct cli_run *run, struct err *e);
 int cmd_import(struct cli_run *run, struct err *e);
 int cmd_export(struct cli_run *run, struct err *e);
+int cmd_key(struct cli_run *run, struct err *e);
 int cmd_ctl(struct cli_run *run, struct err *e);
 
 #endif

@@ -210,10 +210,12 @@ static int set_option(struct cli_args *a, enum cli_option_id id, char *text, str
         return -1;
     if (o->kind == ARG_SIZE && cli_size(what, text, o->least, o->most, &a->number[id], e) < 0)
         return -1;
-    if (o->kind == ARG_KEY && key_source_parse(text, &a->key, e) < 0)
+    struct key_source *key = id == OPT_KEY ? &a->key : &a->second_key;
+    if (o->kind == ARG_KEY && key_source_parse(text, key, e) < 0)
         return -1;
-    if (o->kind == ARG_KEY && a->key.kind == KEY_SOURCE_ADMIN && a->command->run != cmd_serve)
-        return err_set(e, ERR_USAGE, "--key admin: only serve has an admin socket to wait at");
+    if (o->kind == ARG_KEY && key->kind == KEY_SOURCE_ADMIN && a->command->run != cmd_serve)
+        return err_set(e, ERR_USAGE, "--%s admin: only serve has an admin socket to wait at",
+                       o->name);
     size_t which;
     if (o->kind == ARG_WORDS && cli_word(o, text, &which, e) < 0)
         return -1;
@@ -348,7 +350,7 @@ static int find_command(const char *name, const struct cli_command **ret, struct
 
 int cli_parse(int argc, char **argv, struct cli_args *ret, struct err *e)
 {
-    struct cli_args a = {.key = {.fd = -1}};
+    struct cli_args a = {.key = {.fd = -1}, .second_key = {.fd = -1}};
     if (argc < 2)
         return err_set(e, ERR_USAGE, "no command was given; see nvkeep --help");
     if (find_command(argv[1], &a.command, e) < 0 || parse_arguments(&a, argc - 2, argv + 2, e) < 0)

@@ -4,6 +4,19 @@
 
 #define KIB UINT64_C(1024)
 
+/* Of a second key, beside --key. */
+#define KEY_SOURCES                                                                                \
+    {                                                                                              \
+        {"file", "PATH", "the bytes of a file, exactly (a final newline counts)"},                 \
+            {"pwdfile", "PATH", "a file; one final newline is dropped"},                           \
+            {"fd", "N", "an inherited descriptor, bytes exactly"},                                 \
+            {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},               \
+            {"credential", "NAME", "a systemd credential of this unit"},                           \
+        {                                                                                          \
+            "prompt", NULL, "ask on the terminal"                                                  \
+        }                                                                                          \
+    }
+
 /* Of options with the grammar of swtpm's --key. */
 #define SWTPM_KEY                                                                                  \
     {                                                                                              \
@@ -34,6 +47,14 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_TPM12] = {"tpm12", 0, ARG_NONE, NULL, "a TPM 1.2"},
     [OPT_INCOMING] = {"incoming", 0, ARG_NONE, NULL,
                       "hold no TPM: a migration from another image will bring it"},
+    [OPT_NEXT_KEY] = {"next-key", 0, ARG_KEY, "SOURCE", "add, rotate: the key to be added",
+                      .sub = KEY_SOURCES},
+    [OPT_OLD_KEY] = {"old-key", 0, ARG_KEY, "SOURCE", "remove: the key to be removed",
+                     .sub = KEY_SOURCES},
+    [OPT_SLOT] = {"slot", 0, ARG_NUMBER, "N",
+                  "add, rotate: put the new key there (default: the first free slot); remove: what "
+                  "is in there",
+                  .least = 0, .most = 7},
     [OPT_ITER_TIME] =
         {"iter-time", 0, ARG_NUMBER, "MS",
          "how long one try of a passphrase shall take, in milliseconds (default: 2000, "
@@ -312,6 +333,33 @@ const struct cli_command cli_commands[] = {
         .n_exclusive = 1,
         .wants_key = true,
         .run = cmd_export,
+    },
+    {
+        .name = "key",
+        .operand = "ACTION",
+        .more = "IMAGE",
+        .brief = "list, add, remove and rotate the keys of an image",
+        .about =
+            "An image has eight key slots; what is in any of them opens it. The key of the state\n"
+            "itself stays what it is.\n"
+            "\n"
+            "  list    which slots hold keys; with --key, which of them this key opens\n"
+            "  add     one more key (--next-key, --new-key)\n"
+            "  remove  the key in --slot, or --old-key wherever it is\n"
+            "  rotate  put a new key (--next-key, --new-key) in the place of --key\n"
+            "\n"
+            "--key is always a key that the image has. A new key is written, read back and tried\n"
+            "before it counts; an old one is disabled before its material is overwritten. Where\n"
+            "the power fails in between, one of them opens the image; the same command again does\n"
+            "what is left. To remove a key, --key must be one that stays: the last cannot go.\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served (list does not). For the\n"
+            "keys of an image that is being served there are commands of nvkeep ctl.",
+        OPTIONS(OPT_KEY, OPT_NEXT_KEY, OPT_NEW_KEY, OPT_OLD_KEY, OPT_SLOT, OPT_ITER_TIME, OPT_JSON,
+                OPT_HELP),
+        .exclusive = {{OPT_NEXT_KEY, OPT_NEW_KEY}, {OPT_OLD_KEY, OPT_SLOT}},
+        .n_exclusive = 2,
+        .run = cmd_key,
     },
     {
         .name = "ctl",

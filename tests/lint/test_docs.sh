@@ -39,7 +39,7 @@ good src/x.c <<<'/* reads without the claim; works while another process writes 
 # The help of the program itself, once it is built.
 if [ -x "${NVKEEP:-}" ]; then
     mkdir -p "$lint_tmp/help/src/doc"
-    for c in "" create serve info verify-key check recover import export ctl; do
+    for c in "" create serve info verify-key check recover import export key ctl; do
         # shellcheck disable=SC2086 # an empty word is left out on purpose
         "$NVKEEP" $c --help >"$lint_tmp/help/src/doc/help-$c.md" 2>&1
     done
