@@ -159,7 +159,7 @@ int cli_main(int argc, char **arguments)
         return flush_stdout(&e) < 0 ? fail(&e, false) : 0;
     }
     r = run_command(&args, &run, &e);
-    int code = r < 0 ? fail(&e, json) : 0;
+    int code = r < 0 ? fail(&e, json && !run.failure_reported) : 0;
     if (r < 0 && run.signal)
         end_by_signal(run.signal);
     return code;

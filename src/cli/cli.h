@@ -13,7 +13,7 @@
 #include "src/key/key_source.h"
 #include "src/serve/json_out.h"
 
-enum { CLI_MORE_MAX = 8 };
+enum { CLI_MORE_MAX = 255, CTL_MORE_MAX = 8 };
 
 struct cli_args {
     const struct cli_command *command;
@@ -31,6 +31,7 @@ struct cli_run {
     const struct cli_args *args;
     struct json_out *json;  /* NULL without --json; otherwise facts go here and not to stdout */
     bool reported;          /* out: standard output has it all already */
+    bool failure_reported;  /* out: the same where it failed */
     int signal;             /* out: the signal that interrupted it; the program ends by it */
     const char *made[2];    /* out: new files, removed when the report of them cannot be written */
     const char *made_state; /* out: the same for a new state of swtpm's */
@@ -81,6 +82,7 @@ int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
 int cmd_recover(struct cli_run *run, struct err *e);
 int cmd_import(struct cli_run *run, struct err *e);
+int cmd_import_in_place(struct cli_run *run, struct err *e);
 int cmd_export(struct cli_run *run, struct err *e);
 int cmd_key(struct cli_run *run, struct err *e);
 int cmd_ctl(struct cli_run *run, struct err *e);

@@ -272,7 +272,8 @@ static int set_operand(struct cli_args *a, const char *text, struct err *e)
     char buf[QUOTED_BYTES];
     if (!*text)
         return err_set(e, ERR_USAGE, "%s is empty", a->command->operand);
-    if (a->image && a->command->more && a->n_more < CLI_MORE_MAX) {
+    size_t most = a->command->run == cmd_ctl ? CTL_MORE_MAX : CLI_MORE_MAX;
+    if (a->image && a->command->more && a->n_more < most) {
         a->more[a->n_more++] = text;
         return 0;
     }
@@ -321,7 +322,7 @@ static int check_complete(const struct cli_args *a, struct err *e)
     char list[LIST_BYTES] = "";
     if (c->operand && !a->image)
         add_missing(list, "", c->operand, NULL);
-    if (c->more && a->n_more == 0)
+    if (c->more && a->n_more == 0 && !a->text[OPT_IN_PLACE])
         add_missing(list, "", c->more, NULL);
     for (size_t i = 0; i < c->n_required; i++)
         if (!a->text[c->required[i]])

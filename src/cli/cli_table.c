@@ -160,6 +160,11 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_SOURCE_KEY] = {"source-key", 0, ARG_SUBOPTS, "KEY",
                         "the key of an encrypted state, as swtpm was given it with --key",
                         .sub = SWTPM_KEY},
+    [OPT_IN_PLACE] = {"in-place", 0, ARG_NONE, NULL,
+                      "convert every state below DIR to the image that is looked for in its place"},
+    [OPT_DRY_RUN] =
+        {"dry-run", 0, ARG_NONE, NULL,
+         "with --in-place: read everything, change nothing, and say what would be done"},
     [OPT_TARGET_KEY] = {"target-key", 0, ARG_SUBOPTS, "KEY",
                         "encrypt the state with this key, which swtpm is to be given with --key",
                         .sub = SWTPM_KEY},
@@ -306,11 +311,29 @@ const struct cli_command cli_commands[] = {
             "able to start from it. Only then the image is made, whole or not at all. Keys and\n"
             "passphrases of the image are those of create.\n"
             "\n"
-            "The source still holds the same TPM afterwards: run one of the two.",
-        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_SOURCE_KEY, OPT_TPM2, OPT_TPM12, OPT_ITER_TIME, OPT_SIZE,
-                OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
-        .exclusive = {{OPT_KEY, OPT_NEW_KEY}, {OPT_TPM2, OPT_TPM12}},
-        .n_exclusive = 2,
+            "The source still holds the same TPM afterwards: run one of the two.\n"
+            "\n"
+            "    nvkeep import --in-place DIR...\n"
+            "\n"
+            "does it for all machines below each DIR (libvirt: /var/lib/libvirt/swtpm), so that\n"
+            "they go on with nvkeep in swtpm's place: the image is tpm2-00.qcow2 (TPM 1.2:\n"
+            "tpm-00.qcow2) next to the state, with its owner and mode, and the state stays beside\n"
+            "it as tpm2-00.permall.before-nvkeep. A DIR that is a file is a linear store, and the\n"
+            "image takes its name. What cannot be taken over is left as it is, with the reason;\n"
+            "the exit code is then that of the first. Can be repeated, and interrupted.\n"
+            "\n"
+            "--source-key opens the encrypted states, and their images afterwards; a % in its "
+            "path\n"
+            "is the machine's name (libvirt: its UUID): pwdfile=KEYS/%,mode=aes-256-cbc. The "
+            "image\n"
+            "of one in clear gets a random key in a file next to it (tpm2-00.key, mode 0600).",
+        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_SOURCE_KEY, OPT_IN_PLACE, OPT_DRY_RUN, OPT_TPM2,
+                OPT_TPM12, OPT_ITER_TIME, OPT_SIZE, OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_KEY, OPT_NEW_KEY},
+                      {OPT_TPM2, OPT_TPM12},
+                      {OPT_IN_PLACE, OPT_KEY},
+                      {OPT_IN_PLACE, OPT_NEW_KEY}},
+        .n_exclusive = 4,
         .wants_key = true,
         .run = cmd_import,
     },

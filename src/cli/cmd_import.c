@@ -96,6 +96,10 @@ int cmd_import(struct cli_run *run, struct err *e)
     struct import i = {0};
     OWNED_HEAP struct migration_key_source *key = calloc(1, sizeof(*key));
     const char *image;
+    if (run->args->text[OPT_IN_PLACE])
+        return cmd_import_in_place(run, e);
+    if (run->args->text[OPT_DRY_RUN])
+        return err_set(e, ERR_USAGE, "--dry-run is there for --in-place; give both or none");
     if (!key)
         return err_nomem(e, "the key's source");
     if (cli_one_more(run->args, &image, e) < 0 || parse(run->args, image, &i, key, e) < 0)

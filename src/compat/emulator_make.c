@@ -165,12 +165,29 @@ static int make(const struct emulator_state *s, const struct emulator_start *how
 
 /* --- all of it --- */
 
+/* An import in place was killed on its way, where the image had the state's name already: it gets
+ * its own. Two that start at once do the same. */
+static int finish_import(const struct emulator_state *s, enum emulator_found *found, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    bool is_image = false;
+    if (emulator_state_old_is_image(s, &is_image, e) < 0)
+        return -1;
+    if (!is_image)
+        return 0;
+    if ((link(s->old, s->image) < 0 && errno != EEXIST) || (unlink(s->old) < 0 && errno != ENOENT))
+        return err_sys(e, ERR_STORAGE, errno, "cannot give the image in %s its name",
+                       quoted(buf, s->old));
+    return emulator_state_look(s, found, e);
+}
+
 int emulator_state_prepare(const struct emulator_state *s, const struct emulator_start *how,
                            struct secret **ret, size_t *ret_n, struct err *e)
 {
     enum emulator_found found;
     char buf[QUOTED_BYTES];
-    if (emulator_state_look(s, &found, e) < 0)
+    if (emulator_state_look(s, &found, e) < 0 ||
+        (found == FOUND_OLD && s->old && finish_import(s, &found, e) < 0))
         return -1;
     switch (found) {
     case FOUND_OLD:

@@ -163,6 +163,15 @@ int emulator_state_look(const struct emulator_state *s, enum emulator_found *ret
     return 0;
 }
 
+int emulator_state_old_is_image(const struct emulator_state *s, bool *ret, struct err *e)
+{
+    enum emulator_found found;
+    if (look_into(s->old, &found, e) < 0)
+        return -1;
+    *ret = found == FOUND_IMAGE;
+    return 0;
+}
+
 int emulator_state_key(const struct emulator_state *s, const struct migration_key_source *key,
                        struct secret **ret, size_t *ret_n, struct err *e)
 {

@@ -37,6 +37,9 @@ void emulator_state_clear(struct emulator_state *s);
 /* Reads a few bytes and takes no lock. */
 int emulator_state_look(const struct emulator_state *s, enum emulator_found *ret,
                         struct err *e) MUST_CHECK;
+/* Has an image the name of swtpm's state? See src/make/in_place.h. */
+int emulator_state_old_is_image(const struct emulator_state *s, bool *ret,
+                                struct err *e) MUST_CHECK;
 /* The key for an image that is there: from --key, else from the key file. ERR_KEY_MISSING: there is
  * neither. */
 int emulator_state_key(const struct emulator_state *s, const struct migration_key_source *key,

@@ -20,6 +20,23 @@ static int refuse_existing(const char *path, struct err *e)
                    err_quote(buf, sizeof(buf), path, strlen(path)));
 }
 
+int new_image_sizes(const struct cli_args *a, struct image_create *ret, struct err *e)
+{
+    uint64_t cluster = a->number[OPT_CLUSTER_SIZE], size = a->number[OPT_SIZE];
+    if (cluster & (cluster - 1))
+        return err_set(e, ERR_USAGE,
+                       "--cluster-size: %" PRIu64 " is not a power of two; 64K is the usual one",
+                       cluster);
+    if (size % 4096)
+        return err_set(e, ERR_USAGE, "--size: %" PRIu64 " is not a multiple of 4096", size);
+    unsigned bits = cluster ? MIN_CLUSTER_BITS : 0;
+    while (cluster && UINT64_C(1) << bits < cluster)
+        bits++;
+    ret->cluster_bits = bits;
+    ret->size = size;
+    return 0;
+}
+
 int new_image_plan(const struct cli_args *a, const char *path, struct new_image *ret, struct err *e)
 {
     struct new_image p = {
@@ -32,18 +49,8 @@ int new_image_plan(const struct cli_args *a, const char *path, struct new_image 
         p.ms = (unsigned)a->number[OPT_ITER_TIME];
         p.why = "asked for by --iter-time";
     }
-    uint64_t cluster = a->number[OPT_CLUSTER_SIZE], size = a->number[OPT_SIZE];
-    if (cluster & (cluster - 1))
-        return err_set(e, ERR_USAGE,
-                       "--cluster-size: %" PRIu64 " is not a power of two; 64K is the usual one",
-                       cluster);
-    for (p.image.cluster_bits = cluster ? MIN_CLUSTER_BITS : 0;
-         cluster && UINT64_C(1) << p.image.cluster_bits < cluster;)
-        p.image.cluster_bits++;
-    if (size % 4096)
-        return err_set(e, ERR_USAGE, "--size: %" PRIu64 " is not a multiple of 4096", size);
-    p.image.size = size;
-    if (refuse_existing(path, e) < 0 || key_cost(p.ms, &p.image.iterations, e) < 0)
+    if (new_image_sizes(a, &p.image, e) < 0 || refuse_existing(path, e) < 0 ||
+        key_cost(p.ms, &p.image.iterations, e) < 0)
         return -1;
     *ret = p;
     return 0;

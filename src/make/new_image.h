@@ -17,6 +17,8 @@ struct new_image {
 /* From the options, and how many iterations that are on this machine. The path must be free. */
 int new_image_plan(const struct cli_args *a, const char *path, struct new_image *ret,
                    struct err *e) MUST_CHECK;
+/* --size and --cluster-size alone. */
+int new_image_sizes(const struct cli_args *a, struct image_create *ret, struct err *e) MUST_CHECK;
 /* A new key (--new-key: its file is made, and run->made[1] names it), or one that exists or is
  * chosen now. */
 int new_image_key(struct cli_run *run, const char *path, struct secret **ret, size_t *ret_bytes,

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "migration/blob.h"
@@ -19,6 +20,7 @@ struct swtpm_source {
     struct swtpm_place place;
     int fd;   /* the directory, or the store */
     int lock; /* DIR/.lock; -1: there is none */
+    bool made_lock;
 };
 
 static const char *quoted(char buf[QUOTED_BYTES], const char *path)
@@ -74,10 +76,10 @@ static int in_use(const struct swtpm_place *place, struct err *e)
 }
 
 /* A lock for reading keeps swtpm's out as one for writing would, and needs no right to write. */
-static int take_lock(const struct swtpm_place *place, int fd, struct err *e)
+static int take_lock(const struct swtpm_place *place, int fd, short type, struct err *e)
 {
     char buf[QUOTED_BYTES];
-    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
     if (fcntl(fd, F_SETLK, &lock) == 0)
         return 0;
     if (errno == EAGAIN || errno == EACCES)
@@ -103,7 +105,7 @@ static int lock_directory(struct swtpm_source *s, struct err *e)
     char buf[QUOTED_BYTES];
     s->lock = openat(s->fd, ".lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (s->lock >= 0)
-        return take_lock(&s->place, s->lock, e);
+        return take_lock(&s->place, s->lock, F_RDLCK, e);
     if (errno == ENOENT) /* a copy, or of a machine that never ran */
         return 0;
     return err_sys(e, err_kind_of_path(errno), errno, "cannot open the lock of %s",
@@ -119,7 +121,7 @@ static int open_store(const struct swtpm_source *s, struct err *e)
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         return err_set(e, ERR_USAGE, "%s is neither a file nor a block device",
                        quoted(buf, s->place.path));
-    if (take_lock(&s->place, s->fd, e) < 0)
+    if (take_lock(&s->place, s->fd, F_RDLCK, e) < 0)
         return -1;
     return refuse_if_written(&s->place, s->fd, e);
 }
@@ -143,10 +145,72 @@ int swtpm_source_open(const struct swtpm_place *place, struct swtpm_source **ret
     return 0;
 }
 
+static int make_lock(struct swtpm_source *s, struct err *e)
+{
+    const int how = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    char buf[QUOTED_BYTES];
+    s->lock = openat(s->fd, ".lock", how);
+    if (s->lock < 0 && errno == ENOENT) {
+        s->lock = openat(s->fd, ".lock", how | O_CREAT | O_EXCL, 0600);
+        s->made_lock = s->lock >= 0;
+    }
+    if (s->lock < 0)
+        return err_sys(e, err_kind_of_path(errno), errno, "cannot open the lock of %s",
+                       quoted(buf, s->place.path));
+    return take_lock(&s->place, s->lock, F_WRLCK, e);
+}
+
+/* Only one importer at a time: where the file cannot be locked so, the names decide. */
+static int take_store(struct swtpm_source *s, int dir, const char *name, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    struct stat mine, named;
+    if (flock(s->fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return err_set(e, ERR_LOCKED, "%s: somebody else is importing it",
+                       quoted(buf, s->place.path));
+    if (open_store(s, e) < 0)
+        return -1;
+    if (fstat(s->fd, &mine) == 0 && fstatat(dir, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+        mine.st_ino == named.st_ino && mine.st_dev == named.st_dev)
+        return 0;
+    return err_set(e, ERR_LOCKED, "%s: somebody else has just replaced it",
+                   quoted(buf, s->place.path));
+}
+
+int swtpm_source_open_at(int dir, const char *name, const struct swtpm_place *place, bool to_go,
+                         struct swtpm_source **ret, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    OWNED(swtpm_source) s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_nomem(e, "swtpm's state");
+    s->place = *place;
+    s->lock = -1;
+    s->fd = place->is_store ? openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW)
+                            : openat(dir, ".", O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+    if (s->fd < 0)
+        return err_sys(e, err_kind_of_path(errno), errno, "cannot open swtpm's state %s",
+                       quoted(buf, place->path));
+    int r = place->is_store ? to_go ? take_store(s, dir, name, e) : open_store(s, e)
+            : to_go ? make_lock(s, e)
+                            : lock_directory(s, e);
+    if (r < 0)
+        return -1;
+    *ret = MOVE(s);
+    return 0;
+}
+
+int swtpm_source_is_idle(const struct swtpm_source *s, struct err *e)
+{
+    return s->place.is_store ? refuse_if_written(&s->place, s->fd, e) : 0;
+}
+
 void swtpm_source_free(struct swtpm_source *s)
 {
     if (!s)
         return;
+    if (s->made_lock)
+        (void)unlinkat(s->fd, ".lock", 0);
     if (s->lock >= 0)
         close(s->lock);
     if (s->fd >= 0)

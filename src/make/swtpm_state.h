@@ -26,6 +26,12 @@ struct swtpm_source;
 /* ERR_LOCKED: a swtpm has it; ERR_USAGE: cannot be read. */
 int swtpm_source_open(const struct swtpm_place *place, struct swtpm_source **ret,
                       struct err *e) MUST_CHECK;
+/* The same in the directory dir, without following a link; a store has that name in it. `place` is
+ * for messages. to_go: swtpm's lock is one for writing, and is made where there is none. */
+int swtpm_source_open_at(int dir, const char *name, const struct swtpm_place *place, bool to_go,
+                         struct swtpm_source **ret, struct err *e) MUST_CHECK;
+/* Has a swtpm come that takes no lock? ERR_LOCKED. */
+int swtpm_source_is_idle(const struct swtpm_source *s, struct err *e) MUST_CHECK;
 void swtpm_source_free(struct swtpm_source *s);
 DEFINE_OWNED(swtpm_source);
 

@@ -61,6 +61,18 @@ class Side:
         return self.start("socket", "--tpmstate", state, *tpm2, "--ctrl",
                           f"type=unixio,path={ctrl}", *more, ready=ctrl)
 
+    def connect(self, name):
+        """To a data channel; its path may be there before somebody listens."""
+        def connected():
+            s = socket.socket(socket.AF_UNIX)
+            try:
+                s.connect(self.path(name))
+                return s
+            except ConnectionRefusedError:
+                s.close()
+                return None
+        return wait_until(f"{name} of {self.name}", connected, WAIT)
+
     def control(self, ctrl="ctrl"):
         return Control(self.path(ctrl))
 

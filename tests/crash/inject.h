@@ -12,6 +12,7 @@ enum inject_how {
     INJECT_INSTEAD,    /* the call is not made; it returns -error (0: end of file) */
     INJECT_AFTERWARDS, /* the call is made; then the same */
     INJECT_SHORT,      /* the call is made for half of its bytes, or of its sectors */
+    INJECT_KILL,       /* the call is not made: the program is killed */
 };
 enum inject_match { INJECT_ANY, INJECT_FIRST, INJECT_SECOND };
 

@@ -198,6 +198,8 @@ static void override(struct tracer *t, struct task *task, struct user_regs_struc
         r->orig_rax = (unsigned long long)-1;
     if (ptrace(PTRACE_SETREGS, task->tid, NULL, r) < 0)
         die("registers");
+    if (c->how == INJECT_KILL)
+        (void)kill(t->program, SIGKILL);
 }
 
 static void on_entry(struct tracer *t, struct task *task)

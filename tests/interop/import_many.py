@@ -9,6 +9,7 @@ source must have the same bytes and times afterwards. Short: 5 trials, --long: 1
 """
 
 import argparse
+import collections
 import hashlib
 import os
 import random
@@ -148,14 +149,12 @@ class Tpm20:
 
     def fill(self, send):
         tpm, dice = self.begin(send), self.dice
-        for i in range(dice.randrange(4)):
+        for index in dice.sample(range(0x01500000, 0x01510000), dice.randrange(4)):
             size = dice.randrange(1, 800)
-            index = 0x01500000 + dice.randrange(1 << 16)
             self.indices[index] = size
             tpm.nv_define(index, size)
             tpm.nv_write(index, dice.randbytes(size))
-        for i in range(dice.randrange(3)):
-            index = 0x01600000 + dice.randrange(1 << 16)
+        for index in dice.sample(range(0x01600000, 0x01610000), dice.randrange(3)):
             self.counters[index] = None
             tpm.nv_define_counter(index)
             for _ in range(dice.randrange(1, 6)):
@@ -290,13 +289,25 @@ def make_source(dice, kind, tpm, uri, form):
     return before
 
 
-def trial(dice, number):
-    """What was compared."""
+def note(seen, kind, uri, form, tpm=None):
+    """What was tried, for the last lines."""
+    seen["TPM 1.2" if kind is Tpm12 else "TPM 2.0"] += 1
+    seen[uri.partition(":")[0]] += 1
+    seen[form[0] if form else "in clear"] += 1
+    if tpm:
+        for name, n in (("indices", len(tpm.indices)), ("counters", len(getattr(tpm, "counters", ()))),
+                        ("persistent objects", len(getattr(tpm, "keys", ())))):
+            seen[name] += n
+
+
+def trial(dice, number, seen):
+    """What was compared. `seen`: what was tried, on the way in and on the way out."""
     kind = Tpm12 if dice.randrange(5) == 0 or number == 2 else Tpm20
     tpm = kind(dice)
     forms = [dice.choice(KEYS + [None] * 4) for _ in range(2)]
     path, uri = place(dice, "source")
     before = make_source(dice, kind, tpm, uri, forms[0])
+    note(seen[0], kind, uri, forms[0], tpm)
 
     was = digest(path)
     with Key("--source-key", forms[0]) as key:
@@ -313,6 +324,7 @@ def trial(dice, number):
     daemon.end()
 
     path, uri = place(dice, "target")
+    note(seen[1], kind, uri, forms[1])
     with Key("--target-key", forms[1]) as key:
         nvkeep("export", "image", uri, "--key", "file=pass",
                *([] if forms[1] else ["--plaintext"]), key=key)
@@ -353,15 +365,18 @@ def main():
     os.chdir(folder)
     make_keys()
     failed = compared = 0
+    seen = collections.Counter(), collections.Counter()
     for i in range(n_trials):
         try:
-            compared += trial(random.Random(f"{a.seed} {i}"), i)
+            compared += trial(random.Random(f"{a.seed} {i}"), i, seen)
         except (Different, t.Failure, OSError, subprocess.TimeoutExpired) as e:
             failed += 1
             print(f"trial {i} of seed {a.seed}: {e}", flush=True)
         clear()
     os.chdir("/")
     shutil.rmtree(folder)
+    for what, counts in zip(("from", "to"), seen):
+        print(f"{what} swtpm:", ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
     print(f"{n_trials} TPMs imported and exported, {compared} facts compared, {failed} differences")
     return 1 if failed or compared == 0 else 0
 

@@ -4,6 +4,7 @@ Left out, with the reason:
   exit, exit_group, rt_sigreturn    do not return
   execve                            the program is not there before it
   getpid, gettid, getuid, umask,    cannot fail
+  setfsuid, setfsgid                say nothing when they do; the program looks
   set_robust_list, sched_yield,
   clock_gettime, getrusage
   brk                               gives no error number; libc then asks mmap, and allocations fail by themselves
@@ -24,9 +25,9 @@ NUMBERS = {
     "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "shutdown": 48, "bind": 49,
     "listen": 50, "getsockname": 51, "getpeername": 52, "socketpair": 53, "setsockopt": 54,
     "getsockopt": 55, "clone": 56, "fork": 57, "wait4": 61, "kill": 62, "fcntl": 72, "fsync": 74,
-    "fdatasync": 75, "ftruncate": 77, "getcwd": 79, "chdir": 80, "rename": 82, "mkdir": 83,
+    "fdatasync": 75, "ftruncate": 77, "getcwd": 79, "chdir": 80, "fchdir": 81, "flock": 73, "rename": 82, "mkdir": 83,
     "rmdir": 84, "unlink": 87,
-    "readlink": 89, "chmod": 90, "fchmod": 91, "fchown": 93, "setsid": 112, "statfs": 137,
+    "readlink": 89, "chmod": 90, "fchmod": 91, "fchown": 93, "setsid": 112, "setgroups": 116, "renameat": 264, "statfs": 137,
     "fstatfs": 138, "mlock": 149, "munlock": 150, "prctl": 157, "setrlimit": 160, "futex": 202,
     "getdents64": 217, "fadvise64": 221, "clock_nanosleep": 230, "openat": 257, "fchownat": 260,
     "newfstatat": 262, "unlinkat": 263, "linkat": 265, "readlinkat": 267, "fchmodat": 268,
@@ -37,7 +38,7 @@ NUMBERS = {
     "landlock_restrict_self": 446,
 }
 NAMES = {n: name for name, n in NUMBERS.items()}
-FREE = {228, 96, 201, 229, 98, 231, 60, 15, 59, 39, 186, 102, 104, 107, 108, 95, 273, 24, 12, 334, 218}
+FREE = {228, 96, 201, 229, 98, 231, 60, 15, 59, 39, 186, 102, 104, 107, 108, 95, 273, 24, 12, 334, 218, 122, 123}
 
 # What is asked of them decides what they can answer. (Waking somebody cannot fail.)
 F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL = 1030, 1, 2, 3, 4
@@ -95,7 +96,9 @@ ERRORS = {
     "ftruncate": [E.EIO, E.ENOSPC, E.EFBIG, E.EPERM, E.EROFS, E.EINTR, E.EDQUOT],
     "fallocate": [E.ENOSPC, E.EOPNOTSUPP, E.EIO, E.EINTR, E.EFBIG],
     "getcwd": [E.ENOENT, E.EACCES, E.ENOMEM], "chdir": [E.EACCES, E.EIO, E.ENOMEM],
-    "rename": STORAGE + [E.EACCES], "renameat2": STORAGE + [E.EACCES, E.EEXIST, E.EINVAL],
+    "fchdir": [E.EACCES, E.EIO],
+    "flock": [E.EWOULDBLOCK, E.EINTR, E.ENOLCK],
+    "rename": STORAGE + [E.EACCES], "renameat": STORAGE + [E.EACCES], "renameat2": STORAGE + [E.EACCES, E.EEXIST, E.EINVAL],
     "mkdir": STORAGE + [E.EACCES, E.ENOMEM, E.EMLINK], "rmdir": [E.EACCES, E.EIO, E.EROFS, E.EBUSY],
     "linkat": STORAGE + [E.EACCES, E.EEXIST, E.EMLINK, E.EPERM, E.ENOENT, E.EXDEV],
     "unlink": [E.EACCES, E.EIO, E.EROFS, E.EBUSY], "unlinkat": [E.EACCES, E.EIO, E.EROFS, E.EBUSY],
@@ -104,7 +107,7 @@ ERRORS = {
     "chmod": [E.EPERM, E.EROFS, E.EIO], "fchmod": [E.EPERM, E.EROFS, E.EIO],
     "fchmodat": [E.EPERM, E.EROFS, E.EIO], "fchown": [E.EPERM, E.EROFS, E.EIO, E.EDQUOT],
     "fchownat": [E.EPERM, E.EROFS, E.EIO, E.EDQUOT],
-    "setsid": [E.EPERM], "statfs": [E.EIO, E.ENOSYS], "fstatfs": [E.EIO, E.ENOSYS],
+    "setsid": [E.EPERM], "setgroups": [E.EPERM, E.ENOMEM], "statfs": [E.EIO, E.ENOSYS], "fstatfs": [E.EIO, E.ENOSYS],
     "prctl": [E.EPERM, E.EINVAL], "prlimit64": [E.EPERM], "setrlimit": [E.EPERM],
     "getdents64": [E.ENOENT], "fadvise64": [E.ESPIPE],
     "eventfd2": DESCRIPTORS, "signalfd4": DESCRIPTORS, "pipe2": DESCRIPTORS,

@@ -1,6 +1,7 @@
 """Commands that run and end. A scene knows its command line, what is there before it, and what must be
 there when it says that it worked, or that it did not."""
 
+import errno
 import json
 import os
 import re
@@ -164,6 +165,53 @@ class Import(Create):
     def setup(self):
         self.needs = ("k", "store")
         Scene.setup(self)
+
+
+class ImportInPlace(Scene):
+    """Of a state in the folder itself."""
+
+    def setup(self):
+        self.needs = ()
+        super().setup()
+        self.put("tpm2-00.permall", self.templates["state"])
+        self.before = judge.entries(self.folder)
+
+    def prepare(self):
+        """The name may have become the image's meanwhile."""
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        super().prepare()
+
+    def complaint(self, fault, outcome):
+        """What is not there any more is gone, and was changed by somebody."""
+        if fault.error == errno.ENOENT and outcome.code in (20, 31):
+            return self.refused(outcome)
+        return super().complaint(fault, outcome)
+
+    def is_done(self):
+        """None, or what is not as it is without faults."""
+        after = judge.entries(self.folder)
+        after.pop(".lock", None)  # swtpm leaves it, too
+        wanted = {"tpm2-00.qcow2", "tpm2-00.key", "tpm2-00.permall.before-nvkeep"}
+        if set(after) != wanted:
+            return f"there is {sorted(after)}"
+        if after["tpm2-00.permall.before-nvkeep"] != self.before["tpm2-00.permall"]:
+            return "what was kept is not what was there"
+        done = self.tools.run(self.folder, "check", "tpm2-00.qcow2", "--key", "file=tpm2-00.key")
+        return None if done.returncode == 0 else f"nvkeep check: {done.stderr.decode()}"
+
+    def done(self, outcome):
+        wrong = self.is_done()
+        return f"exit code 0, but: {wrong}" if wrong else None
+
+    def refused(self, outcome):
+        """Where even the way back failed, the image has the name of the state and the next call goes on."""
+        wrong = judge.difference(self.before, judge.entries(self.folder))
+        if not wrong:
+            return None
+        again = self.tools.run(self.folder, *self.words)
+        unfinished = self.is_done()
+        return f"{wrong}; and then: {again.stderr.decode()} {unfinished}" if unfinished else None
 
 
 class Export(OnImage):
@@ -356,6 +404,7 @@ def all_scenes(tools, templates, base):
     yield Create(*t, "create --incoming", "create", "i", *key, *quick, "--incoming", "--size", "512K",
                  "--cluster-size", "4K")
     yield Import(*t, "import", "import", "file://store", "i", *key, *quick)
+    yield ImportInPlace(*t, "import --in-place", "import", "--in-place", ".", *quick)
     yield Export(*t, "export file://", "export", "i", "file://target", *key, "--plaintext",
                  target="target")
     yield Export(*t, "export dir://", "export", "i", "dir://target", *key, "--plaintext",
