@@ -16,5 +16,8 @@ file(GLOB EMULATOR_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/emulator
 nvkeep_compat(swtpm ${CMAKE_SOURCE_DIR}/src/compat/swtpm.c ${EMULATOR_SRC})
 file(GLOB IOCTL_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/ioctl_*.c)
 nvkeep_compat(swtpm_ioctl ${CMAKE_SOURCE_DIR}/src/compat/swtpm_ioctl.c ${IOCTL_SRC})
+file(GLOB BIOS_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/bios_*.c)
+nvkeep_compat(swtpm_bios ${CMAKE_SOURCE_DIR}/src/compat/swtpm_bios.c ${BIOS_SRC}
+    ${CMAKE_SOURCE_DIR}/src/compat/ioctl_link.c)
 file(GLOB SETUP_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/setup_*.c)
 nvkeep_compat(swtpm_setup ${SETUP_SRC})

@@ -68,7 +68,8 @@ int link_unix(const char *path, struct link *ret, struct err *e)
 
 /* --- tcp --- */
 
-static int split(const char *place, char host[HOST_BYTES], const char **ret_port, struct err *e)
+static int split(const char *place, const char *port, char host[HOST_BYTES], const char **ret_port,
+                 struct err *e)
 {
     char quoted[QUOTED_BYTES];
     const char *colon = strrchr(place, ':');
@@ -83,18 +84,18 @@ static int split(const char *place, char host[HOST_BYTES], const char **ret_port
     snprintf(host, HOST_BYTES, "%.*s", (int)(end - begin), begin);
     if (!*host)
         snprintf(host, HOST_BYTES, "127.0.0.1");
-    *ret_port = colon && colon[1] ? colon + 1 : "6546";
+    *ret_port = colon && colon[1] ? colon + 1 : port;
     return 0;
 }
 
-int link_tcp(const char *place, struct link *ret, struct err *e)
+int link_tcp(const char *place, const char *default_port, struct link *ret, struct err *e)
 {
     static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     char host[HOST_BYTES];
     const char *port;
     struct addrinfo *found = NULL;
     OWNED_FD fd = -1;
-    if (split(place, host, &port, e) < 0)
+    if (split(place, default_port, host, &port, e) < 0)
         return -1;
     int gai = getaddrinfo(host, port, &hints, &found);
     if (gai != 0)

@@ -17,8 +17,9 @@ struct link {
 };
 
 int link_unix(const char *path, struct link *ret, struct err *e) MUST_CHECK;
-/* [HOST]:[PORT], also [::1]:PORT; 127.0.0.1 and 6546 where left out. */
-int link_tcp(const char *place, struct link *ret, struct err *e) MUST_CHECK;
+/* [HOST]:[PORT], also [::1]:PORT; 127.0.0.1 and the default port where left out. */
+int link_tcp(const char *place, const char *default_port, struct link *ret,
+             struct err *e) MUST_CHECK;
 void link_close(struct link *l);
 
 /* A request in two pieces and the first n bytes of its reply. */

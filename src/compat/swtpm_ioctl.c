@@ -148,8 +148,8 @@ static int run(const struct call *call, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "Error: Missing --unix PATH or --tcp HOST:PORT; devices of CUSE are not "
                        "supported");
-    if ((call->unix_path ? link_unix(call->unix_path, &link, e) : link_tcp(call->tcp, &link, e)) <
-        0)
+    if ((call->unix_path ? link_unix(call->unix_path, &link, e)
+                         : link_tcp(call->tcp, "6546", &link, e)) < 0)
         return -1;
     int r = ioctl_command_run(&command, &link, e);
     link_close(&link);

@@ -164,6 +164,14 @@ def tpm_command(connection, command):
     return head
 
 
+def both(name):
+    """The paths of a tool, swtpm's and ours."""
+    stock = shutil.which(name, path="/usr/bin:/bin")
+    if not stock:
+        raise Skip(f"{name} is missing")
+    return stock, os.path.join(os.environ["NVKEEP_BUILD"], "compat", name)
+
+
 def sides(test):
     """Stock and ours."""
     stock, stock_ioctl = (shutil.which(t, path="/usr/bin:/bin") for t in ("swtpm", "swtpm_ioctl"))

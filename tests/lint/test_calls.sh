@@ -26,6 +26,7 @@ src/compat/emulator_policy.c:fgets   likewise
 src/compat/emulator_policy.c:sscanf  every field has its width
 src/compat/swtpm.c:getpwnam         --runas; before there is a second thread
 src/compat/swtpm.c:getpwuid         likewise
+src/compat/swtpm_bios.c:getenv     where the TPM is, in the variables that the TSS of TPM 1.2 knows
 src/compat/setup_config.c:fgets    a configuration file, which holds no secret
 src/compat/setup_config.c:getenv   where it is: $XDG_CONFIG_HOME and $HOME, as swtpm_setup has it
 src/compat/setup_config_files.c:getenv  $PATH, for the signer that the file is to name
