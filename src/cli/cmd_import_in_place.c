@@ -51,16 +51,14 @@ static int parse_key(struct in_place *p, struct err *e)
     if (key->kind == KEY_SOURCE_CREDENTIAL || key->value[0] == '/')
         return 0;
     /* Every state is converted in its own directory. */
-    OWNED_HEAP char *whole = NULL;
     if (!getcwd(here, sizeof(here)))
         return err_sys(e, ERR_STORAGE, errno, "cannot tell the working directory");
-    if (asprintf(&whole, "%s/%s", here, key->value) < 0) {
-        whole = NULL;
-        return err_nomem(e, "a path");
-    }
-    if (strlen(whole) >= sizeof(key->value))
+    size_t n = strlen(here), m = strlen(key->value) + 1;
+    if (n + 1 + m > sizeof(key->value))
         return err_set(e, ERR_USAGE, "--source-key: the path is too long");
-    memcpy(key->value, whole, strlen(whole) + 1);
+    memmove(key->value + n + 1, key->value, m);
+    memcpy(key->value, here, n);
+    key->value[n] = '/';
     return 0;
 }
 
@@ -224,18 +222,24 @@ static int convert(struct in_place *p, const struct in_place_state *s, struct er
     return 0;
 }
 
+static int convert_each(struct in_place *p, struct err *e)
+{
+    int r = 0;
+    for (const struct in_place_state *s = p->states; s && r == 0; s = s->next)
+        r = convert(p, s, e);
+    return r;
+}
+
 static int convert_all(struct in_place *p, struct err *e)
 {
     struct progress progress;
     if (progress_begin(&progress, "importing", e) < 0)
         return -1;
     p->how.progress = &progress;
-    int r = 0;
-    for (const struct in_place_state *s = p->states; s && r == 0; s = s->next)
-        r = convert(p, s, e);
-    bool stopped = progress_interrupted(&progress);
+    int r = convert_each(p, e);
+    p->how.progress = NULL;
     p->run->signal = progress_end(&progress);
-    if (r == 0 && stopped && p->n_skipped > 0)
+    if (r == 0 && p->run->signal && p->n_skipped > 0)
         r = err_set(e, ERR_USAGE, "interrupted");
     if (r == 0) {
         p->run->signal = 0; /* came too late: the work was done */
