@@ -107,14 +107,17 @@ static int start_worker(struct server *s, struct secret **pass, size_t pass_byte
 {
     OWNED(data_channel) data = NULL;
     OWNED_FD client = listener_take_client(s->data);
-    const struct session_options session = {.image = s->o->image,
-                                            .flags = s->o->flags,
-                                            .log = s->log,
-                                            .rules = s->o->rules,
-                                            .incoming = s->o->incoming,
-                                            .copied = s->o->copied,
-                                            .device = s->o->device,
-                                            .only_this_device = s->o->only_this_device};
+    struct session_options session = {.image = s->o->image,
+                                      .flags = s->o->flags,
+                                      .log = s->log,
+                                      .rules = s->o->rules,
+                                      .incoming = s->o->incoming,
+                                      .copied = s->o->copied,
+                                      .device = s->o->device,
+                                      .only_this_device = s->o->only_this_device};
+    /* What a new process takes, one that was kept takes too: a machine that was saved earlier. */
+    if (s->o->flags & SERVE_KEEP_LISTENING && !s->o->incoming)
+        session.rules.rewind = true;
     if (data_channel_new(s->o->server.disconnect, &data, e) < 0)
         return -1;
     s->has_data_client = client >= 0;

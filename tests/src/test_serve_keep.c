@@ -139,6 +139,36 @@ static void another_image_under_the_name_is_no_start(void **state)
     assert_int_equal(rig_end(pid), 0);
 }
 
+/* A machine that was saved, and is restored after it has run on: as with a new process. */
+static void older_state_is_taken_as_by_a_new_process(void **state)
+{
+    (void)state;
+    static uint8_t blob[3][BLOB_ROOM];
+    size_t n[3];
+    rig_image("");
+    pid_t pid = rig_start("--keep-listening");
+    struct emulator m = come();
+    make_counter(m.data);
+    uint8_t first = counted(m.data);
+    for (uint32_t i = 0; i < 3; i++) /* there is no third one */
+        (void)ctrl_get_state(m.ctrl, i + 1, 0, blob[i], &n[i]);
+    assert_true(n[0] > 0 && n[1] > 0);
+    leave(m);
+    m = come();
+    count_up(m.data);
+    leave(m);
+    m.ctrl = rig_connect("c");
+    m.data = ctrl_data_fd(m.ctrl);
+    assert_int_equal(ctrl_simple(m.ctrl, CTRL_STOP), 0);
+    for (uint32_t i = 0; i < 3; i++)
+        if (n[i] > 0)
+            assert_int_equal(ctrl_set_state(m.ctrl, i + 1, 0, blob[i], n[i]), 0);
+    assert_int_equal(ctrl_init(m.ctrl, CTRL_INIT_DELETE_VOLATILE), 0);
+    assert_int_equal(counted(m.data), first);
+    leave(m);
+    assert_int_equal(rig_end(pid), 0);
+}
+
 static void emulator_that_dies_leaves_the_tpm_to_the_next_one(void **state)
 {
     (void)state;
@@ -183,6 +213,7 @@ int main(void)
         IN_DIR(shut_down_in_order_and_off_afterwards),
         IN_DIR(image_is_free_in_between_and_read_afresh),
         IN_DIR(another_image_under_the_name_is_no_start),
+        IN_DIR(older_state_is_taken_as_by_a_new_process),
         IN_DIR(emulator_that_dies_leaves_the_tpm_to_the_next_one),
         IN_DIR(what_would_end_it_or_start_it_is_refused),
     };

@@ -93,6 +93,10 @@ def hash_command(data):
     return command2(0x17D, params=sized(data) + u16(ALG_SHA256) + u32(RH_NULL))
 
 
+def get_capability_command(capability, first, count):
+    return command2(0x17A, params=u32(capability) + u32(first) + u32(count))
+
+
 def read_clock_command():
     return command2(0x181)
 
