@@ -139,6 +139,7 @@ class SwtpmStore:
         self.name = name
         self.family = family
         self.image = os.path.join(folder, name + ".state")
+        self.file = None  # in place of the directory: a linear store
         self.key_file = os.path.join(folder, name + ".key")
         self.n_starts = 0
 
@@ -157,7 +158,7 @@ class SwtpmStore:
 
     def view(self, name):
         other = SwtpmStore(self.folder, name, self.family)
-        other.image, other.key_file = self.image, self.key_file
+        other.image, other.file, other.key_file = self.image, self.file, self.key_file
         return other
 
     def serve(self, key=None, options=(), pass_fds=(), admin=False, migration=None,
@@ -170,9 +171,9 @@ class SwtpmStore:
         self.n_starts += 1
         ctrl = os.path.join(self.folder, f"{self.name}-{self.n_starts}.sock")
         log = os.path.join(self.folder, f"{self.name}-{self.n_starts}.log")
-        argv = ["swtpm", "socket", "--tpmstate", f"dir={self.image}",
-                "--ctrl", f"type=unixio,path={ctrl},mode=0600", "--log", f"file={log},level=1",
-                "--terminate"] + (["--tpm2"] if self.family == "2.0" else []) + list(options)
+        state = f"backend-uri=file://{self.file}" if self.file else f"dir={self.image}"
+        argv = ["swtpm", "socket", "--tpmstate", state, "--ctrl", f"type=unixio,path={ctrl},mode=0600",
+                "--log", f"file={log},level=1", "--terminate"] + (["--tpm2"] if self.family == "2.0" else []) + list(options)
         if key is None:
             key = f"pwdfile={self.key_file}"
         if key:
