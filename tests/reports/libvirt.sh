@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# libvirt's whole list with our swtpm and with the distribution's, side by side; three failures of stock
+# The whole list of libvirt, our swtpm and the distribution's side by side; three failures of stock
 #
 # Only PATH differs between the two columns. Each row is what a guest found in its TPM; one that is not
 # as it is expected of that side fails the report. About ten minutes.
