@@ -122,8 +122,7 @@ static bool has_own_key(const struct work *w)
 /* With the rights of who called: it is the operator's file. */
 static int read_given_key(struct work *w, struct err *e)
 {
-    struct migration_key_source *source = calloc(1, sizeof(*source));
-    OWNED_HEAP void *drop = source;
+    OWNED_HEAP struct migration_key_source *source = calloc(1, sizeof(*source));
     if (!source)
         return err_nomem(e, "the key's source");
     owner_rights_leave();
@@ -140,8 +139,7 @@ static int read_given_key(struct work *w, struct err *e)
  */
 static int refuse_own_key(const struct work *w, struct err *e)
 {
-    struct migration_key_source *source = calloc(1, sizeof(*source));
-    OWNED_HEAP void *drop = source;
+    OWNED_HEAP struct migration_key_source *source = calloc(1, sizeof(*source));
     if (!source)
         return err_nomem(e, "the key's source");
     if (key_of_machine(w, source, e) < 0)
