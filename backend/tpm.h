@@ -29,6 +29,8 @@ struct tpm_blobs {
     size_t n[N_TPM_BLOBS];            /* a secret may be longer than its blob */
 };
 void tpm_blobs_clear(struct tpm_blobs *b);
+/* Those that are there are set by *ret, which borrows them. */
+void tpm_blobs_change(const struct tpm_blobs *b, struct state_change *ret);
 
 /* A new TPM's first state, made in memory. No struct tpm may exist. */
 int tpm_manufacture(enum device_kind kind, struct tpm_blobs *ret, struct err *e) MUST_CHECK;

@@ -97,6 +97,13 @@ void tpm_blobs_clear(struct tpm_blobs *b)
     *b = (struct tpm_blobs){0};
 }
 
+void tpm_blobs_change(const struct tpm_blobs *b, struct state_change *ret)
+{
+    for (size_t i = 0; i < N_TPM_BLOBS; i++)
+        if (b->blob[i])
+            ret->blob[i] = (struct blob_change){BLOB_SET, secret_peek(b->blob[i]), b->n[i]};
+}
+
 int tpm_check_blobs(enum device_kind kind, const struct tpm_blobs *b, struct err *e)
 {
     OWNED(tpm) t = NULL;

@@ -1,6 +1,9 @@
 #include "src/base/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <string.h>
 #include <unistd.h>
 
 ssize_t fd_pread_full(int fd, void *buf, size_t n, uint64_t off)
@@ -69,4 +72,13 @@ int fd_write_full(int fd, const void *buf, size_t n)
         done += (size_t)r;
     }
     return 0;
+}
+
+int fd_sync_parent(const char *path)
+{
+    OWNED_HEAP char *copy = strdup(path); /* dirname() cuts it */
+    if (!copy)
+        return -1;
+    OWNED_FD dir = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return dir < 0 ? -1 : fsync(dir);
 }

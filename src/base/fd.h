@@ -24,4 +24,8 @@ ssize_t fd_read_full(int fd, void *buf, size_t n) MUST_CHECK;
 /* Writes n bytes to a pipe, socket or file. Returns 0, or -1 with errno. */
 int fd_write_full(int fd, const void *buf, size_t n) MUST_CHECK;
 
+/* Makes durable what names there are in the directory that `path` is in. Returns 0, or -1 with
+ * errno. */
+int fd_sync_parent(const char *path) MUST_CHECK;
+
 #endif

@@ -330,7 +330,7 @@ static int check_complete(const struct cli_args *a, struct err *e)
                         cli_options[c->required[i]].value);
     if (!list[0])
         return 0;
-    if (c->wants_key && !a->text[OPT_KEY] && !a->text[OPT_NEW_KEY])
+    if (c->wants_key && !a->text[OPT_KEY] && !a->text[OPT_NEW_KEY] && !a->text[OPT_KEEP_KEY])
         add_missing(list, "--", cli_options[OPT_KEY].name, cli_options[OPT_KEY].value);
     return err_set(e, ERR_USAGE, "missing: %s; see nvkeep %s --help", list, c->name);
 }

@@ -13,12 +13,12 @@ int cli_one_more(const struct cli_args *a, const char **ret, struct err *e)
 }
 
 int cli_swtpm_key_parse(const struct cli_args *a, enum cli_option_id id,
-                        struct migration_key_source *ret, struct err *e)
+                        struct swtpm_key_source *ret, struct err *e)
 {
     const char *name = cli_options[id].name, *text = a->text[id];
     if (!text)
         return 0;
-    if (swtpm_key_source_parse(name, text, ret, e) < 0)
+    if (swtpm_key_parse(name, text, ret, e) < 0)
         return -1;
     if (ret->remove)
         return err_set(e, ERR_USAGE, "--%s: remove: a key's file is not removed here; leave it out",

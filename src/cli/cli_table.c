@@ -160,6 +160,9 @@ const struct cli_option cli_options[N_OPTIONS] = {
     [OPT_SOURCE_KEY] = {"source-key", 0, ARG_SUBOPTS, "KEY",
                         "the key of an encrypted state, as swtpm was given it with --key",
                         .sub = SWTPM_KEY},
+    [OPT_KEEP_KEY] =
+        {"keep-key", 0, ARG_NONE, NULL,
+         "the image opens with the source's key, as what stands in for swtpm takes it"},
     [OPT_IN_PLACE] = {"in-place", 0, ARG_NONE, NULL,
                       "convert every state below DIR to the image that is looked for in its place"},
     [OPT_DRY_RUN] =
@@ -327,13 +330,16 @@ const struct cli_command cli_commands[] = {
             "is the machine's name (libvirt: its UUID): pwdfile=KEYS/%,mode=aes-256-cbc. The "
             "image\n"
             "of one in clear gets a random key in a file next to it (tpm2-00.key, mode 0600).",
-        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_SOURCE_KEY, OPT_IN_PLACE, OPT_DRY_RUN, OPT_TPM2,
-                OPT_TPM12, OPT_ITER_TIME, OPT_SIZE, OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
+        OPTIONS(OPT_KEY, OPT_NEW_KEY, OPT_SOURCE_KEY, OPT_KEEP_KEY, OPT_IN_PLACE, OPT_DRY_RUN,
+                OPT_TPM2, OPT_TPM12, OPT_ITER_TIME, OPT_SIZE, OPT_CLUSTER_SIZE, OPT_JSON, OPT_HELP),
         .exclusive = {{OPT_KEY, OPT_NEW_KEY},
                       {OPT_TPM2, OPT_TPM12},
                       {OPT_IN_PLACE, OPT_KEY},
-                      {OPT_IN_PLACE, OPT_NEW_KEY}},
-        .n_exclusive = 4,
+                      {OPT_IN_PLACE, OPT_NEW_KEY},
+                      {OPT_KEY, OPT_KEEP_KEY},
+                      {OPT_NEW_KEY, OPT_KEEP_KEY},
+                      {OPT_IN_PLACE, OPT_KEEP_KEY}},
+        .n_exclusive = 7,
         .wants_key = true,
         .run = cmd_import,
     },

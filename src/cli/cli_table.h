@@ -40,6 +40,7 @@ enum cli_option_id {
     OPT_KEEP_LISTENING,
     OPT_FOLLOW,
     OPT_SOURCE_KEY,
+    OPT_KEEP_KEY,
     OPT_IN_PLACE,
     OPT_DRY_RUN,
     OPT_TARGET_KEY,
@@ -95,7 +96,7 @@ struct cli_command {
     enum cli_option_id required[4]; /* apart from the key, which has rules of its own */
     size_t n_required;
     bool wants_key;
-    enum cli_option_id exclusive[4][2];
+    enum cli_option_id exclusive[7][2];
     size_t n_exclusive;
     int (*run)(struct cli_run *run, struct err *e);
 };

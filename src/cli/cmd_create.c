@@ -29,7 +29,7 @@ int cmd_create(struct cli_run *run, struct err *e)
     struct tpm_blobs blobs = {{NULL}, {0}};
     OWNED(secret) key = NULL;
     size_t key_bytes = 0;
-    if (new_image_plan(run->args, path, &plan, e) < 0)
+    if (new_image_plan(run->args, path, run->args->text[OPT_NEW_KEY], &plan, e) < 0)
         return -1;
     /* Asking comes before the signals are held back: Ctrl-C at the prompt just ends the program. */
     if (!run->args->text[OPT_NEW_KEY] && new_image_key(run, path, &key, &key_bytes, e) < 0)

@@ -76,7 +76,7 @@ static int convert(struct cli_run *run, const struct swtpm_place *to,
 int cmd_export(struct cli_run *run, struct err *e)
 {
     const struct cli_args *a = run->args;
-    OWNED_HEAP struct migration_key_source *source = calloc(1, sizeof(*source));
+    OWNED_HEAP struct swtpm_key_source *source = calloc(1, sizeof(*source));
     OWNED(migration_key) target_key = NULL;
     struct swtpm_state state = {0};
     struct swtpm_place to;
@@ -87,7 +87,7 @@ int cmd_export(struct cli_run *run, struct err *e)
         swtpm_place_parse(name, &to, e) < 0 ||
         cli_swtpm_key_parse(a, OPT_TARGET_KEY, source, e) < 0 || swtpm_target_is_free(&to, e) < 0 ||
         (a->text[OPT_TARGET_KEY] &&
-         swtpm_key_source_read("target-key", source, &target_key, e) < 0))
+         swtpm_key_read_cipher("target-key", source, &target_key, e) < 0))
         return -1;
     int r = convert(run, &to, target_key, &state, e);
     if (r == 0) {

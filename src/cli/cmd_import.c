@@ -12,20 +12,47 @@ struct import {
     struct swtpm_source *source; /* open, and locked */
     struct swtpm_state state;
     bool encrypted;
+    struct secret *kept; /* --keep-key; owned */
+    size_t kept_bytes;
 };
 
 static int parse(const struct cli_args *a, const char *image, struct import *ret,
-                 struct migration_key_source *ret_key, struct err *e)
+                 struct swtpm_key_source *ret_key, struct err *e)
 {
-    return swtpm_place_parse(a->image, &ret->from, e) < 0 ||
-                   cli_swtpm_key_parse(a, OPT_SOURCE_KEY, ret_key, e) < 0 ||
-                   new_image_plan(a, image, &ret->plan, e) < 0
-               ? -1
-               : 0;
+    if (a->text[OPT_KEEP_KEY] && !a->text[OPT_SOURCE_KEY])
+        return err_set(e, ERR_USAGE,
+                       "--keep-key: there is no key to keep: give it with --source-key KEY");
+    if (swtpm_place_parse(a->image, &ret->from, e) < 0 ||
+        cli_swtpm_key_parse(a, OPT_SOURCE_KEY, ret_key, e) < 0)
+        return -1;
+    bool random = a->text[OPT_NEW_KEY] || (a->text[OPT_KEEP_KEY] && !ret_key->passphrase);
+    return new_image_plan(a, image, random, &ret->plan, e);
+}
+
+/* kept: it is read once. */
+static int read_key(const struct cli_args *a, const struct swtpm_key_source *source,
+                    struct import *i, struct migration_key **ret, struct err *e)
+{
+    static const char option[] = "source-key";
+    OWNED(secret) text = NULL;
+    OWNED(migration_key) key = NULL;
+    size_t n = 0;
+    if (swtpm_key_read(option, source, &text, &n, e) < 0 ||
+        swtpm_key_cipher(option, source, text, n, &key, e) < 0)
+        return -1;
+    if (a->text[OPT_KEEP_KEY]) {
+        if (swtpm_key_passphrase(option, source, &text, &n, e) < 0 ||
+            key_usable_by_qemu(text, n, e) < 0)
+            return -1;
+        i->kept = MOVE(text);
+        i->kept_bytes = n;
+    }
+    *ret = MOVE(key);
+    return 0;
 }
 
 /* Read, authenticated, and known to be a TPM that works, before anything is made. */
-static int read_source(const struct cli_args *a, const struct migration_key_source *key_source,
+static int read_source(const struct cli_args *a, const struct swtpm_key_source *key_source,
                        struct import *i, struct err *e)
 {
     static const enum device_kind kinds[] = {DEVICE_TPM12, DEVICE_TPM20};
@@ -35,7 +62,7 @@ static int read_source(const struct cli_args *a, const struct migration_key_sour
     char name[200];
     OWNED(migration_key) key = NULL;
     i->encrypted = a->text[OPT_SOURCE_KEY] != NULL;
-    if ((i->encrypted && swtpm_key_source_read("source-key", key_source, &key, e) < 0) ||
+    if ((i->encrypted && read_key(a, key_source, i, &key, e) < 0) ||
         swtpm_source_open(&i->from, &i->source, e) < 0 ||
         swtpm_source_read(i->source, want, key, &i->state, e) < 0)
         return -1;
@@ -70,10 +97,10 @@ static int convert(struct cli_run *run, struct import *i, const char *image, str
 {
     struct progress progress;
     struct ref_facts facts = {0};
-    OWNED(secret) key = NULL;
-    size_t key_bytes = 0;
+    OWNED(secret) key = MOVE(i->kept);
+    size_t key_bytes = i->kept_bytes;
     bool random = run->args->text[OPT_NEW_KEY];
-    if (!random && new_image_key(run, image, &key, &key_bytes, e) < 0)
+    if (!random && !key && new_image_key(run, image, &key, &key_bytes, e) < 0)
         return -1;
     if (progress_begin(&progress, "stretching the passphrase", e) < 0)
         return -1;
@@ -94,7 +121,7 @@ static int convert(struct cli_run *run, struct import *i, const char *image, str
 int cmd_import(struct cli_run *run, struct err *e)
 {
     struct import i = {0};
-    OWNED_HEAP struct migration_key_source *key = calloc(1, sizeof(*key));
+    OWNED_HEAP struct swtpm_key_source *key = calloc(1, sizeof(*key));
     const char *image;
     if (run->args->text[OPT_IN_PLACE])
         return cmd_import_in_place(run, e);
@@ -108,6 +135,7 @@ int cmd_import(struct cli_run *run, struct err *e)
     if (r == 0)
         r = convert(run, &i, image, e);
     tpm_blobs_clear(&i.state.blobs);
+    secret_free(i.kept);
     swtpm_source_free(i.source);
     return r;
 }

@@ -22,7 +22,7 @@ struct done {
 struct in_place {
     struct cli_run *run;
     struct in_place_how how;
-    struct migration_key_source *key;
+    struct swtpm_key_source *key;
     struct in_place_state *states;
     size_t n_states, n_tried, n_skipped, n[IN_PLACE_ALREADY + 1];
     struct done *done, **last;
@@ -39,7 +39,7 @@ static const char *const outcomes[] = {
 static int parse_key(struct in_place *p, struct err *e)
 {
     const struct cli_args *a = p->run->args;
-    struct migration_key_source *key = p->key;
+    struct swtpm_key_source *key = p->key;
     char here[PATH_MAX];
     if (cli_swtpm_key_parse(a, OPT_SOURCE_KEY, key, e) < 0 || key->kind == KEY_SOURCE_NONE)
         return key->kind == KEY_SOURCE_NONE && !a->text[OPT_SOURCE_KEY] ? 0 : -1;
@@ -252,7 +252,7 @@ static int convert_all(struct in_place *p, struct err *e)
 
 int cmd_import_in_place(struct cli_run *run, struct err *e)
 {
-    OWNED_HEAP struct migration_key_source *key = calloc(1, sizeof(*key));
+    OWNED_HEAP struct swtpm_key_source *key = calloc(1, sizeof(*key));
     struct in_place p = {.run = run, .key = key};
     if (!key)
         return err_nomem(e, "the key's source");

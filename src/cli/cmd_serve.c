@@ -12,7 +12,7 @@ static int parse(const struct cli_args *a, struct serve_plan *p, struct err *e)
         (text[OPT_SERVER] && cli_server(text[OPT_SERVER], &p->o.server, e) < 0) ||
         (text[OPT_ADMIN] && cli_admin(text[OPT_ADMIN], &p->o.admin, e) < 0) ||
         (text[OPT_MIGRATION_KEY] &&
-         migration_key_source_parse(text[OPT_MIGRATION_KEY], &p->migration_key, e) < 0) ||
+         swtpm_key_parse("migration-key", text[OPT_MIGRATION_KEY], &p->migration_key, e) < 0) ||
         (text[OPT_FLAGS] && cli_flags(text[OPT_FLAGS], &p->o.flags, e) < 0) ||
         (text[OPT_LOCALITY] && cli_locality(text[OPT_LOCALITY], &p->o.flags, e) < 0) ||
         (text[OPT_LOG] && cli_log(text[OPT_LOG], &p->log_to, e) < 0) ||
@@ -24,7 +24,7 @@ static int parse(const struct cli_args *a, struct serve_plan *p, struct err *e)
         p->o.flags |= SERVE_KEEP_LISTENING;
     if (cli_migration(a, &p->o, e) < 0)
         return -1;
-    p->o.remove_when_ready[0] = migration_key_source_to_remove(&p->migration_key);
+    p->o.remove_when_ready[0] = swtpm_key_to_remove(&p->migration_key);
     return serve_plan_check(p, text[OPT_DAEMON] != NULL, e);
 }
 

@@ -1,13 +1,18 @@
 # The names under which others know what we do: small programs in a directory of their own, for
 # those who put it first in PATH. Included from src/CMakeLists.txt.
+
+# What they have in common: where the state is, its image and its key, this machine's policy.
+file(GLOB COMPAT_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/compat_*.c)
+nvkeep_layer(nvk_compat ${COMPAT_SRC})
+target_link_libraries(nvk_compat PUBLIC nvk_program)
+target_compile_definitions(nvk_compat PRIVATE NVKEEP_SYSCONFDIR="${CMAKE_INSTALL_FULL_SYSCONFDIR}")
+
 function(nvkeep_compat name)
     add_executable(compat_${name} ${ARGN})
     set_target_properties(compat_${name} PROPERTIES OUTPUT_NAME ${name}
         RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/compat)
-    target_link_libraries(compat_${name} PRIVATE nvk_program)
+    target_link_libraries(compat_${name} PRIVATE nvk_compat)
     target_compile_options(compat_${name} PRIVATE -fPIE)
-    target_compile_definitions(compat_${name} PRIVATE
-        NVKEEP_SYSCONFDIR="${CMAKE_INSTALL_FULL_SYSCONFDIR}")
     target_link_options(compat_${name} PRIVATE -pie)
     install(TARGETS compat_${name} RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/nvkeep/compat)
 endfunction()

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "src/compat/emulator_args.h"
+#include "src/compat/emulator_state.h"
 #include "src/compat/emulator_words.h"
 
 enum { QUOTED_BYTES = 200 };
@@ -274,18 +275,18 @@ static int take_migration(struct emulator_args *a, const char *text, struct err 
 
 static int take_migration_key(struct emulator_args *a, const char *text, struct err *e)
 {
-    return migration_key_source_parse(text, &a->plan.migration_key, e);
+    return swtpm_key_parse("migration-key", text, &a->plan.migration_key, e);
 }
 
 static int take_key(struct emulator_args *a, const char *text, struct err *e)
 {
-    return swtpm_key_source_parse("key", text, &a->key, e);
+    return swtpm_key_parse("key", text, &a->image.key, e);
 }
 
 static int take_state(struct emulator_args *a, const char *text, struct err *e)
 {
     a->has_state = true;
-    return emulator_state_parse(text, a->plan.o.device, &a->state, e);
+    return emulator_state_parse(text, a->plan.o.device, &a->image.place, &a->image.mode, e);
 }
 
 /* The filter is ours, lists what is allowed, and fails what is not; that it kills or logs, or is
@@ -357,7 +358,7 @@ static int (*const takers[O_WITH_TEXT])(struct emulator_args *, const char *, st
 
 /* --- what they mean together --- */
 
-static const char *path_of(const struct migration_key_source *s)
+static const char *path_of(const struct swtpm_key_source *s)
 {
     return s->kind == KEY_SOURCE_FILE ? s->value : NULL;
 }
@@ -385,15 +386,15 @@ static int check_serving(struct emulator_args *a, struct err *e)
         return err_set(e, ERR_USAGE,
                        "--flags and --migration: a TPM that waits for its state is not powered on "
                        "at start");
-    p->o.image = a->state.image;
+    p->o.image = a->image.place.image;
     p->o.only_this_device = true;
-    p->key_fd = a->key.fd;
+    p->key_fd = a->image.key.fd;
     /* The two keys may come from one file. */
-    if (path_of(&a->key) &&
-        (!path_of(&p->migration_key) || strcmp(path_of(&a->key), path_of(&p->migration_key)) != 0))
-        p->key_file = path_of(&a->key);
-    p->o.remove_when_ready[0] = migration_key_source_to_remove(&p->migration_key);
-    p->o.remove_when_ready[1] = migration_key_source_to_remove(&a->key);
+    if (path_of(&a->image.key) && (!path_of(&p->migration_key) ||
+                                   strcmp(path_of(&a->image.key), path_of(&p->migration_key)) != 0))
+        p->key_file = path_of(&a->image.key);
+    p->o.remove_when_ready[0] = swtpm_key_to_remove(&p->migration_key);
+    p->o.remove_when_ready[1] = swtpm_key_to_remove(&a->image.key);
     return serve_plan_check(p, a->daemon, e);
 }
 
@@ -403,7 +404,7 @@ int emulator_args_parse(int argc, char **argv, struct emulator_args *ret, bool *
     struct given g = {{NULL}};
     struct emulator_args *a = ret;
     *a = (struct emulator_args){.chardev = strcmp(argv[0], "chardev") == 0, .device_fd = -1};
-    a->key.fd = -1;
+    a->image.key.fd = -1;
     serve_plan_init(&a->plan);
     if (collect(argc, argv, a->chardev, &g, ret_usage, e) < 0)
         return -1;
@@ -428,7 +429,8 @@ int emulator_args_parse(int argc, char **argv, struct emulator_args *ret, bool *
 void emulator_args_clear(struct emulator_args *a)
 {
     serve_plan_clear(&a->plan);
-    emulator_state_clear(&a->state);
+    compat_image_clear(&a->image);
+    free(a->advice);
     while (a->n_texts > 0)
         free(a->text[--a->n_texts]);
 }

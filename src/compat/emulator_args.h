@@ -4,7 +4,7 @@
 #ifndef NVKEEP_COMPAT_EMULATOR_ARGS_H
 #define NVKEEP_COMPAT_EMULATOR_ARGS_H
 
-#include "src/compat/emulator_state.h"
+#include "src/compat/compat_image.h"
 #include "src/serve/serve_plan.h"
 
 enum emulator_action {
@@ -26,8 +26,9 @@ struct emulator_args {
     int device_fd;               /* chardev: inherited; -1: none */
     uint64_t info;               /* ACTION_INFO */
     bool has_state;              /* --tpmstate (or TPM_PATH) */
-    struct emulator_state state;
-    struct migration_key_source key; /* KEY_SOURCE_NONE: no --key */
+    struct compat_image image;   /* its place, key and mode */
+    enum compat_found found;     /* there, when it started */
+    char *advice;                /* owned; after a refusal: how to go on; NULL: nobody knows */
     struct serve_plan plan;
     char *text[EMULATOR_TEXTS]; /* owned: what the plan's texts point into */
     size_t n_texts;

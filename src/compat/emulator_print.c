@@ -90,17 +90,17 @@ static int size_of_file(const char *path, struct sizes *ret, struct err *e)
 }
 
 /* Without a claim: somebody may be running on it. */
-static int sizes_in_image(const struct emulator_args *a, struct sizes *ret, struct err *e)
+static int sizes_in_image(struct compat_image *i, struct sizes *ret, struct err *e)
 {
     OWNED(image_file) file = NULL;
     OWNED(image) image = NULL;
     OWNED(store_look) look = NULL;
-    OWNED(secret) key = NULL;
     size_t n;
-    if (emulator_state_key(&a->state, &a->key, &key, &n, e) < 0)
-        return e->kind == ERR_KEY_MISSING ? size_of_file(a->state.image, ret, e) : -1;
-    if (image_file_open(a->state.image, &file, e) < 0 ||
-        image_unlock(&file, key, n, NULL, &image, e) < 0 || image_look(image, &look, e) < 0)
+    if (compat_image_find_key(i, e) < 0)
+        return e->kind == ERR_KEY_MISSING ? size_of_file(i->place.image, ret, e) : -1;
+    if (image_file_open(i->place.image, &file, e) < 0 ||
+        image_unlock(&file, i->pass, i->pass_bytes, NULL, &image, e) < 0 ||
+        image_look(image, &look, e) < 0)
         return -1;
     for (unsigned kind = BLOB_PERMANENT; kind <= N_TPM_BLOBS; kind++)
         if (store_look_get(look, (enum blob_kind)kind, &n))
@@ -108,21 +108,22 @@ static int sizes_in_image(const struct emulator_args *a, struct sizes *ret, stru
     return 0;
 }
 
-int emulator_print_states(const struct emulator_args *a, FILE *to, struct err *e)
+int emulator_print_states(struct emulator_args *a, FILE *to, struct err *e)
 {
     static const char *const names[N_TPM_BLOBS] = {"permall", "volatilestate", "savestate"};
     struct sizes sizes = {{0}};
-    enum emulator_found found;
+    const struct compat_place *place = &a->image.place;
+    enum compat_found found;
     bool first = true;
     if (!a->has_state)
         return err_set(e, ERR_USAGE, "Error: --tpmstate option is required for --print-states");
-    if (emulator_state_look(&a->state, &found, e) < 0)
+    if (compat_place_look(place, &found, e) < 0)
         return -1;
     if (found == FOUND_OTHER)
         return err_set(e, ERR_STATE_FOREIGN, "%s is neither empty nor an image of nvkeep",
-                       a->state.image);
-    if ((found == FOUND_IMAGE && sizes_in_image(a, &sizes, e) < 0) ||
-        (found == FOUND_OLD && size_of_file(a->state.old ?: a->state.image, &sizes, e) < 0))
+                       place->image);
+    if ((found == FOUND_IMAGE && sizes_in_image(&a->image, &sizes, e) < 0) ||
+        (found == FOUND_OLD && size_of_file(place->old ?: place->image, &sizes, e) < 0))
         return -1;
     fputs("{ \"type\": \"swtpm\", \"states\": [", to);
     for (size_t i = 0; i < N_TPM_BLOBS; i++) {

@@ -21,13 +21,12 @@ int setup_log_open(const char *path, struct setup_log *ret, struct err *e)
 /* Best effort: that nobody reads it changes nothing of what was done. */
 __attribute__((format(printf, 2, 0))) static void write_line(int fd, const char *fmt, va_list ap)
 {
-    char line[4096];
-    int n = vsnprintf(line, sizeof(line) - 1, fmt, ap);
-    if (n < 0)
+    OWNED_HEAP char *line = NULL;
+    if (vasprintf(&line, fmt, ap) < 0)
         return;
-    size_t length = (size_t)n < sizeof(line) - 1 ? (size_t)n : sizeof(line) - 2;
-    line[length] = '\n';
-    (void)!fd_write_full(fd, line, length + 1);
+    size_t n = strlen(line);
+    line[n] = '\n'; /* in one write; the text ends where it did */
+    (void)!fd_write_full(fd, line, n + 1);
 }
 
 void setup_tell(const struct setup_log *log, const char *fmt, ...)

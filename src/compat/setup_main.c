@@ -2,12 +2,11 @@
  * an image of nvkeep's, in this process.
  */
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "src/compat/compat_user.h"
 #include "src/compat/setup_make.h"
 #include "src/serve/harden.h"
 #include "src/serve/json_in.h"
@@ -79,24 +78,6 @@ static void print_capabilities(void)
     printf(" ], \"version\": \"" NVKEEP_VERSION "\" }\n");
 }
 
-static int run_as(const char *name, struct err *e)
-{
-    char buf[100], *end = NULL;
-    const struct passwd *user = getpwnam(name);
-    unsigned long uid = strtoul(name, &end, 10);
-    if (!user && *name && !*end)
-        user = getpwuid((uid_t)uid);
-    if (!user)
-        return err_set(e, ERR_USAGE, "User '%s' does not exist.",
-                       err_quote(buf, sizeof(buf), name, strlen(name)));
-    if (user->pw_uid == geteuid() && user->pw_gid == getegid())
-        return 0;
-    if (initgroups(user->pw_name, user->pw_gid) < 0 || setgid(user->pw_gid) < 0 ||
-        setuid(user->pw_uid) < 0)
-        return err_sys(e, ERR_USAGE, errno, "cannot become user %s", user->pw_name);
-    return 0;
-}
-
 static int check_certificate_dir(const char *dir, struct err *e)
 {
     char buf[200];
@@ -109,21 +90,21 @@ static int check_certificate_dir(const char *dir, struct err *e)
 }
 
 static int make(const struct setup_args *args, struct setup_log *log, mode_t callers_umask,
-                struct err *e)
+                char **ret_advice, struct err *e)
 {
     struct setup_config config = {0};
-    if ((args->run_as && run_as(args->run_as, e) < 0) ||
+    if ((args->run_as && compat_run_as(args->run_as, e) < 0) ||
         (args->log_file && setup_log_open(args->log_file, log, e) < 0) ||
         check_certificate_dir(args->certificate_dir, e) < 0 ||
         setup_config_read(args->config, &config, e) < 0)
         return -1;
-    int r = setup_make(args, &config, log, callers_umask, e);
+    int r = setup_make(args, &config, log, callers_umask, ret_advice, e);
     setup_config_clear(&config);
     return r;
 }
 
 static int act(const struct setup_args *args, struct setup_log *log, mode_t callers_umask,
-               struct err *e)
+               char **ret_advice, struct err *e)
 {
     switch (args->action) {
     case SETUP_HELP:
@@ -140,13 +121,14 @@ static int act(const struct setup_args *args, struct setup_log *log, mode_t call
     case SETUP_STATE:
         break;
     }
-    return make(args, log, callers_umask, e);
+    return make(args, log, callers_umask, ret_advice, e);
 }
 
 int main(int argc, char **argv)
 {
     struct setup_args args = {0};
     struct setup_log log = {-1};
+    OWNED_HEAP char *advice = NULL;
     struct err e;
     bool wants_usage = false;
     mode_t callers_umask = umask(077);
@@ -162,9 +144,9 @@ int main(int argc, char **argv)
             fprintf(stderr, "%s\n", e.text);
         return EXIT_FAILURE;
     }
-    int r = act(&args, &log, callers_umask, &e);
+    int r = act(&args, &log, callers_umask, &advice, &e);
     if (r < 0)
-        setup_complain(&log, "%s", e.text);
+        setup_complain(&log, "%s%s%s", e.text, advice ? "; " : "", advice ?: "");
     else if (fflush(stdout) != 0)
         r = -1;
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -93,11 +93,11 @@ static int read_permanent(const struct store *store, struct tpm_blobs *ret, stru
     return 0;
 }
 
-static int reconfigure(struct setup_state *state, const struct manufacture *m, struct err *e)
+static int reconfigure(struct compat_image *image, const struct manufacture *m, struct err *e)
 {
     OWNED(store) store = NULL;
     struct tpm_blobs old = {{NULL}, {0}}, new = {{NULL}, {0}};
-    if (setup_state_open(state, &store, e) < 0 || read_permanent(store, &old, e) < 0)
+    if (setup_state_open(image, &store, e) < 0 || read_permanent(store, &old, e) < 0)
         return -1;
     int r = manufacture_reconfigure(&old, &m->banks, &m->calls, &new, e);
     if (r == 0)
@@ -108,19 +108,45 @@ static int reconfigure(struct setup_state *state, const struct manufacture *m, s
 }
 
 /* What is there stays claimed from before the first command to the commit. */
-static int author(struct setup_state *state, enum setup_found found, const struct manufacture *m,
-                  const struct setup_log *log, struct err *e)
+static int author(struct compat_image *image, enum compat_found found, const struct manufacture *m,
+                  struct err *e)
 {
     OWNED(store) store = NULL;
     struct tpm_blobs blobs = {{NULL}, {0}};
-    if (found == SETUP_IMAGE && setup_state_open(state, &store, e) < 0)
+    if (found == FOUND_IMAGE && setup_state_open(image, &store, e) < 0)
         return -1;
     int r = manufacture(m, &blobs, e);
+    if (r == 0 && !store)
+        r = compat_image_first_key(image, e);
     if (r == 0)
-        r = store ? setup_state_replace(state, store, &blobs, log, e)
-                  : setup_state_create(state, found, &blobs, log, e);
+        r = store ? setup_state_replace(image, store, &blobs, e)
+                  : compat_image_create(image, found, &blobs, image->pass, image->pass_bytes, NULL,
+                                        e);
     tpm_blobs_clear(&blobs);
     return r;
+}
+
+/* --overwrite and nothing else is what a destination is called with before a migration: what comes
+ * takes the place of what is made. */
+static bool makes_nothing(const struct setup_args *a)
+{
+    return a->overwrite && !a->reconfigure && !a->create_ek && !a->create_spk && !a->lock_nvram &&
+           !a->pcr_banks && !a->certificate_dir;
+}
+
+/* On shared storage the image is the source's, whose machine is running. It is what the daemon
+ * here will open when the source hands it over, and what the source goes on with if it does not.
+ * 0: so it is; -1 with *e as it was: somebody has it, and it is to be changed. */
+static int leave_alone(const struct setup_args *args, struct compat_image *image,
+                       const struct setup_log *log, struct err *e)
+{
+    if (e->kind != ERR_LOCKED || !makes_nothing(args))
+        return -1;
+    if (setup_state_verify(image, e) < 0)
+        return -1;
+    setup_tell(log, "Not overwriting existing state file: it is in use, and is left for a "
+                    "migration.");
+    return 0;
 }
 
 static void tell_time(const struct setup_log *log, const char *what, bool with_user)
@@ -139,63 +165,66 @@ static void tell_time(const struct setup_log *log, const char *what, bool with_u
         setup_tell(log, "%s @ %s", what, when);
 }
 
-static int work(const struct setup_args *args, struct setup_state *state, enum setup_found found,
+static int work(const struct setup_args *args, struct compat_image *image, enum compat_found found,
                 const struct setup_config *config, struct setup_signer *signer, struct err *e)
 {
     struct manufacture m = {0};
     if (plan(args, config, signer, &m, e) < 0)
         return -1;
-    int r =
-        args->reconfigure ? reconfigure(state, &m, e) : author(state, found, &m, signer->log, e);
-    if (r == 0 && args->certificate_dir)
-        r = setup_signer_write(signer, args->certificate_dir, e);
-    return r;
+    int r = args->reconfigure ? reconfigure(image, &m, e) : author(image, found, &m, e);
+    if (r < 0)
+        return leave_alone(args, image, signer->log, e);
+    if (args->certificate_dir && setup_signer_write(signer, args->certificate_dir, e) < 0)
+        return -1;
+    setup_tell(signer->log, "Successfully authored TPM state.");
+    return 0;
 }
 
 /* 1: there is nothing to be done. */
-static int decide(const struct setup_args *args, struct setup_state *state, enum setup_found found,
-                  const struct setup_log *log, struct err *e)
+static int decide(const struct setup_args *args, struct compat_image *image,
+                  enum compat_found found, const struct setup_log *log, struct err *e)
 {
-    if (args->reconfigure && found != SETUP_IMAGE)
+    if (args->reconfigure && found != FOUND_IMAGE)
         return err_set(e, ERR_STATE_EMPTY, "there is no TPM state that could be reconfigured");
-    if (args->reconfigure || found != SETUP_IMAGE || args->overwrite)
+    if (args->reconfigure || found != FOUND_IMAGE || args->overwrite)
         return 0;
     if (!args->not_overwrite)
         return err_set(e, ERR_USAGE, "Found existing TPM state 'permall'.");
-    if (setup_state_verify(state, e) < 0)
+    if (setup_state_verify(image, e) < 0)
         return -1;
     setup_tell(log, "Not overwriting existing state file.");
     return 1;
 }
 
-static int make(const struct setup_args *args, struct setup_state *state,
-                const struct setup_config *config, struct setup_signer *signer, struct err *e)
+static int make(const struct setup_args *args, struct compat_image *image,
+                const struct setup_config *config, struct setup_signer *signer, char **ret_advice,
+                struct err *e)
 {
-    enum setup_found found;
-    if (setup_state_take_key(state, e) < 0 || setup_state_look(state, &found, e) < 0)
+    enum compat_found found;
+    if (setup_state_take_key(image, e) < 0 || compat_image_look(image, &found, ret_advice, e) < 0)
         return -1;
-    int r = decide(args, state, found, signer->log, e);
+    int r = decide(args, image, found, signer->log, e);
     if (r != 0)
         return r < 0 ? -1 : 0;
     tell_time(signer->log,
               args->reconfigure ? "Starting vTPM reconfiguration" : "Starting vTPM manufacturing",
               true);
-    r = work(args, state, found, config, signer, e);
-    if (r == 0)
-        setup_tell(signer->log, "Successfully authored TPM state.");
+    r = work(args, image, found, config, signer, e);
     tell_time(signer->log, "Ending vTPM manufacturing", false);
     return r;
 }
 
 int setup_make(const struct setup_args *args, const struct setup_config *config,
-               const struct setup_log *log, mode_t callers_umask, struct err *e)
+               const struct setup_log *log, mode_t callers_umask, char **ret_advice, struct err *e)
 {
-    struct setup_state state = {0};
     struct setup_signer signer = {
         .config = config, .log = log, .vm_id = args->vm_id, .umask = callers_umask};
-    if (setup_state_name(args, &state, e) < 0)
-        return -1;
-    int r = make(args, &state, config, &signer, e);
-    setup_state_clear(&state);
+    struct compat_image image = {.tell = tell, .ctx = &signer};
+    int r = compat_policy_read(&image.policy, e);
+    if (r == 0)
+        r = setup_state_name(args, &image, e);
+    if (r == 0)
+        r = make(args, &image, config, &signer, ret_advice, e);
+    compat_image_clear(&image);
     return r;
 }

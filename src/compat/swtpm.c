@@ -1,11 +1,10 @@
 /* swtpm's command line in front of our daemon. Exit codes are swtpm's: 0 and 1. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "src/compat/compat_user.h"
 #include "src/compat/emulator_bridge.h"
 #include "src/compat/emulator_print.h"
 #include "src/serve/harden.h"
@@ -19,12 +18,6 @@ static void usage(FILE *to)
           to);
 }
 
-static int say(const struct err *e)
-{
-    fprintf(stderr, "swtpm: %s\n", e->text);
-    return 1;
-}
-
 /* --- who and where --- */
 
 static int change_root(const char *path, struct err *e)
@@ -34,29 +27,7 @@ static int change_root(const char *path, struct err *e)
     return err_sys(e, ERR_USAGE, errno, "--chroot: cannot change the root directory");
 }
 
-static int change_user(const char *name, struct err *e)
-{
-    char *end = NULL;
-    if (!name)
-        return 0;
-    const struct passwd *pw = getpwnam(name);
-    if (!pw && *name) {
-        unsigned long id = strtoul(name, &end, 10);
-        pw = *end ? NULL : getpwuid((uid_t)id);
-    }
-    if (!pw)
-        return err_set(e, ERR_USAGE, "--runas: there is no user '%s'", name);
-    if (initgroups(pw->pw_name, pw->pw_gid) < 0 || setgid(pw->pw_gid) < 0 || setuid(pw->pw_uid) < 0)
-        return err_sys(e, ERR_USAGE, errno, "--runas: cannot become user '%s'", name);
-    return 0;
-}
-
 /* --- the daemon --- */
-
-struct start {
-    struct emulator_args *args;
-    struct emulator_policy policy;
-};
 
 static int open_device(struct emulator_args *a, struct err *e)
 {
@@ -71,39 +42,93 @@ static int open_device(struct emulator_args *a, struct err *e)
     return emulator_bridge(&a->device_fd, &server->fd, e);
 }
 
+static void tell(void *ctx, const char *text)
+{
+    log_text(ctx, 0, text);
+}
+
+/* A first start, while clients may connect already. Where a migration is to bring the TPM, the
+ * image waits for it. */
+static int make_image(void *ctx, const struct secret *pass, size_t pass_bytes,
+                      const struct watch *watch, struct err *e)
+{
+    const struct emulator_args *a = ctx;
+    const struct compat_image *i = &a->image;
+    struct tpm_blobs blobs = {{NULL}, {0}};
+    char buf[300];
+    if (!watch->go_on(watch->ctx, 0, 1))
+        return err_set(e, ERR_USAGE, "interrupted");
+    int r = a->plan.o.incoming ? 0 : tpm_manufacture(i->place.device, &blobs, e);
+    if (r == 0)
+        r = compat_image_create(i, a->found, &blobs, pass, pass_bytes, watch, e);
+    tpm_blobs_clear(&blobs);
+    if (r == 0)
+        log_line(&a->plan.log, 1, "made %s: a new TPM %s",
+                 err_quote(buf, sizeof(buf), i->place.image, strlen(i->place.image)),
+                 i->place.device == DEVICE_TPM20 ? "2.0" : "1.2");
+    return r;
+}
+
+static int plan_image(struct emulator_args *a, struct err *e)
+{
+    a->plan.o.make = make_image;
+    a->plan.o.make_ctx = a;
+    return compat_image_first_key(&a->image, e);
+}
+
+static int find_image(struct emulator_args *a, struct err *e)
+{
+    const struct compat_place *p = &a->image.place;
+    char buf[300];
+    if (p->old && access(p->old, F_OK) == 0)
+        log_line(&a->plan.log, 0, "%s is not used: the TPM's state is in the image",
+                 err_quote(buf, sizeof(buf), p->old, strlen(p->old)));
+    return compat_image_find_key(&a->image, e);
+}
+
 /* In the process that stays. */
 static int open_state(struct serve_plan *p, void *ctx, struct err *e)
 {
-    struct start *s = ctx;
-    const struct emulator_start how = {
-        .key = &s->args->key, .policy = &s->policy, .log = &p->log, .waits = p->o.incoming};
-    int r = emulator_state_prepare(&s->args->state, &how, &p->o.pass, &p->o.pass_bytes, e);
-    return r < 0 ? -1 : open_device(s->args, e);
+    struct emulator_args *a = ctx;
+    int r = a->found == FOUND_IMAGE ? find_image(a, e) : plan_image(a, e);
+    p->o.pass = MOVE(a->image.pass);
+    p->o.pass_bytes = a->image.pass_bytes;
+    return r < 0 ? -1 : open_device(a, e);
 }
 
 static int run(struct emulator_args *a, struct err *e)
 {
-    struct start s = {.args = a};
     pid_t child;
     int signal = 0;
-    if (emulator_policy_read(&s.policy, e) < 0)
+    if (compat_policy_read(&a->image.policy, e) < 0)
         return -1;
-    a->plan.o.rules.seal = s.policy.seal;
+    a->plan.o.rules.seal = a->image.policy.seal;
     a->plan.o.rules.rewind = true; /* swtpm takes what it is given: saved VMs are restored */
-    int r = a->daemon ? serve_plan_run_in_background(&a->plan, open_state, &s, &child, &signal, e)
-                      : serve_plan_run(&a->plan, open_state, &s, e);
-    /* Those who start us read either the log or what comes to stderr. */
-    if (r < 0)
-        log_err(&a->plan.log, e);
-    return r;
+    a->image.tell = tell;
+    a->image.ctx = &a->plan.log;
+    /* What can be refused by a look is refused here, where there is room for all of the reason. */
+    if (compat_image_look(&a->image, &a->found, &a->advice, e) < 0)
+        return -1;
+    return a->daemon ? serve_plan_run_in_background(&a->plan, open_state, a, &child, &signal, e)
+                     : serve_plan_run(&a->plan, open_state, a, e);
 }
 
 static int serve_emulator(struct emulator_args *a, struct err *e)
 {
-    if (change_root(a->chroot, e) < 0 || change_user(a->run_as, e) < 0 ||
+    if (change_root(a->chroot, e) < 0 || (a->run_as && compat_run_as(a->run_as, e) < 0) ||
         serve_plan_open_log(&a->plan, e) < 0)
         return -1;
     return run(a, e);
+}
+
+/* Those who start us read either the log or what comes to stderr. */
+static void say(const struct emulator_args *a, const struct err *e)
+{
+    const char *more = a->advice ? "; " : "", *advice = a->advice ?: "";
+    OWNED_HEAP char *line = NULL;
+    fprintf(stderr, "swtpm: %s%s%s\n", e->text, more, advice);
+    if (asprintf(&line, "%s: %s%s%s", err_class(e->kind)->name, e->text, more, advice) >= 0)
+        log_text(&a->plan.log, 0, line);
 }
 
 /* --- what was asked --- */
@@ -138,8 +163,10 @@ static int run_interface(int argc, char **argv)
         r = err_sys(&e, ERR_STORAGE, errno, "cannot write to standard output");
     if (wants_usage)
         emulator_usage(stderr, a.chardev);
+    if (r < 0)
+        say(&a, &e);
     emulator_args_clear(&a);
-    return r < 0 ? say(&e) : 0;
+    return r < 0 ? 1 : 0;
 }
 
 int main(int argc, char **argv)

@@ -9,6 +9,9 @@
 /* Could stock qemu-img use it? ERR_USAGE with the reason: empty, NUL byte, not UTF-8. */
 int key_usable_by_qemu(const struct secret *key, size_t n, struct err *e) MUST_CHECK;
 
+/* What one try of a key of random bits costs: stretching adds nothing to it. */
+enum { RANDOM_KEY_MS = 10 };
+
 /* Iterations that take about `ms` milliseconds here. ERR_USAGE: so many that the image would be
  * refused when it is opened. */
 int key_cost(unsigned ms, uint32_t *ret_iterations, struct err *e) MUST_CHECK;

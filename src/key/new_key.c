@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <string.h>
 
 #include "crypto/prim.h"
@@ -34,18 +32,6 @@ static void base64(const uint8_t *p, size_t n, uint8_t *ret)
     }
 }
 
-static int sync_directory(const char *path, struct err *e)
-{
-    char copy[PATH_MAX];
-    if (strlen(path) >= sizeof(copy))
-        return err_set(e, ERR_USAGE, "the path of the new key file is too long");
-    memcpy(copy, path, strlen(path) + 1);
-    OWNED_FD dir = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0 || fsync(dir) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "cannot make the new key file durable");
-    return 0;
-}
-
 static int write_file(const char *path, const struct secret *key, struct err *e)
 {
     char buf[QUOTED_BYTES];
@@ -58,7 +44,9 @@ static int write_file(const char *path, const struct secret *key, struct err *e)
         return err_sys(e, err_kind_of_path(errno), errno, "cannot make the key file %s", buf);
     if (fd_write_full(fd, secret_peek(key), NEW_KEY_TEXT_BYTES) < 0 || fsync(fd) < 0) {
         err_sys(e, ERR_STORAGE, errno, "cannot write the key file %s", buf);
-    } else if (sync_directory(path, e) == 0) {
+    } else if (fd_sync_parent(path) < 0) {
+        err_sys(e, ERR_STORAGE, errno, "cannot make the new key file durable");
+    } else {
         return 0;
     }
     (void)unlink(path);

@@ -13,7 +13,7 @@
 #include "src/make/swtpm_state_priv.h"
 
 /* As src/compat makes them: libvirt waits a second for what opens the image. */
-enum { PASSPHRASE_MS = 50, RANDOM_KEY_MS = 10, QUOTED_BYTES = 200 };
+enum { QUOTED_BYTES = 200 };
 
 static const char *quoted(char buf[QUOTED_BYTES], const char *path)
 {
@@ -91,7 +91,7 @@ static void name_files(struct work *w)
 /* ---- the key ---- */
 
 /* `%` is the machine's name. */
-static int key_of_machine(const struct work *w, struct migration_key_source *ret, struct err *e)
+static int key_of_machine(const struct work *w, struct swtpm_key_source *ret, struct err *e)
 {
     const char *from = w->how->key->value;
     size_t n = 0;
@@ -122,15 +122,18 @@ static bool has_own_key(const struct work *w)
 /* With the rights of who called: it is the operator's file. */
 static int read_given_key(struct work *w, struct err *e)
 {
-    OWNED_HEAP struct migration_key_source *source = calloc(1, sizeof(*source));
+    OWNED_HEAP struct swtpm_key_source *source = calloc(1, sizeof(*source));
     if (!source)
         return err_nomem(e, "the key's source");
+    static const char option[] = "source-key";
     owner_rights_leave();
     int r = key_of_machine(w, source, e);
     if (r == 0)
-        r = swtpm_key_source_read("source-key", source, &w->source_key, e);
+        r = swtpm_key_read(option, source, &w->key, &w->key_bytes, e);
     if (r == 0)
-        r = swtpm_key_source_passphrase(source, &w->key, &w->key_bytes, e);
+        r = swtpm_key_cipher(option, source, w->key, w->key_bytes, &w->source_key, e);
+    if (r == 0)
+        r = swtpm_key_passphrase(option, source, &w->key, &w->key_bytes, e);
     struct err second;
     return go_in(w, r < 0 ? &second : e) < 0 ? -1 : r;
 }
@@ -139,7 +142,7 @@ static int read_given_key(struct work *w, struct err *e)
  */
 static int refuse_own_key(const struct work *w, struct err *e)
 {
-    OWNED_HEAP struct migration_key_source *source = calloc(1, sizeof(*source));
+    OWNED_HEAP struct swtpm_key_source *source = calloc(1, sizeof(*source));
     if (!source)
         return err_nomem(e, "the key's source");
     if (key_of_machine(w, source, e) < 0)
@@ -191,7 +194,7 @@ static int read_state(struct work *w, struct err *e)
 static int make_image(struct work *w, struct err *e)
 {
     struct new_image plan = {.image = w->how->image};
-    unsigned ms = w->encrypted && w->how->key->passphrase ? PASSPHRASE_MS : RANDOM_KEY_MS;
+    unsigned ms = w->encrypted && w->how->key->passphrase ? SECRET_MS : RANDOM_KEY_MS;
     if ((!w->encrypted && make_key(w, e) < 0) || key_usable_by_qemu(w->key, w->key_bytes, e) < 0 ||
         key_cost(w->how->ms ?: ms, &plan.image.iterations, e) < 0)
         return -1;

@@ -20,7 +20,7 @@
 #ifndef NVKEEP_SRC_IN_PLACE_H
 #define NVKEEP_SRC_IN_PLACE_H
 
-#include "src/key/migration_key_source.h"
+#include "src/key/swtpm_key.h"
 #include "src/make/new_image.h"
 #include "src/make/swtpm_state.h"
 
@@ -42,7 +42,7 @@ void in_place_states_free(struct in_place_state *list);
 struct in_place_how {
     /* What opens the encrypted ones, and then their images; KEY_SOURCE_NONE: there are none. `%` in
      * its path is the machine's name, `%%` is `%`. */
-    const struct migration_key_source *key;
+    const struct swtpm_key_source *key;
     struct image_create image;    /* size and cluster size */
     unsigned ms;                  /* of the key; 0: as src/compat has it */
     const enum device_kind *kind; /* of a store; NULL: either */

@@ -9,7 +9,7 @@
 #include "src/key/key_prompt.h"
 #include "src/key/new_key.h"
 
-enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, MIN_CLUSTER_BITS = 9 };
+enum { PASSPHRASE_MS = 2000, MIN_CLUSTER_BITS = 9 };
 
 static int refuse_existing(const char *path, struct err *e)
 {
@@ -37,11 +37,11 @@ int new_image_sizes(const struct cli_args *a, struct image_create *ret, struct e
     return 0;
 }
 
-int new_image_plan(const struct cli_args *a, const char *path, struct new_image *ret, struct err *e)
+int new_image_plan(const struct cli_args *a, const char *path, bool random_key,
+                   struct new_image *ret, struct err *e)
 {
     struct new_image p = {
         .image = {.path = path, .device = a->text[OPT_TPM12] ? DEVICE_TPM12 : DEVICE_TPM20}};
-    bool random_key = a->text[OPT_NEW_KEY] != NULL;
     p.ms = random_key ? RANDOM_KEY_MS : PASSPHRASE_MS;
     p.why = random_key ? "stretching adds nothing to a random key"
                        : "a passphrase must be slow to guess";
@@ -102,10 +102,7 @@ int new_image_make(struct new_image *p, const struct tpm_blobs *blobs, const str
                    struct err *e)
 {
     struct state_change first = {0};
-    for (unsigned i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs->blob[i])
-            first.blob[i] =
-                (struct blob_change){BLOB_SET, secret_peek(blobs->blob[i]), blobs->n[i]};
+    tpm_blobs_change(blobs, &first);
     p->image.first = &first;
     int r = progress_interrupted(progress)
                 ? err_set(e, ERR_USAGE, "interrupted")

@@ -14,9 +14,10 @@ struct new_image {
     const char *why; /* ms */
 };
 
-/* From the options, and how many iterations that are on this machine. The path must be free. */
-int new_image_plan(const struct cli_args *a, const char *path, struct new_image *ret,
-                   struct err *e) MUST_CHECK;
+/* From the options, and how many iterations that are on this machine. The path must be free.
+ * random_key: nobody chose it. */
+int new_image_plan(const struct cli_args *a, const char *path, bool random_key,
+                   struct new_image *ret, struct err *e) MUST_CHECK;
 /* --size and --cluster-size alone. */
 int new_image_sizes(const struct cli_args *a, struct image_create *ret, struct err *e) MUST_CHECK;
 /* A new key (--new-key: its file is made, and run->made[1] names it), or one that exists or is

@@ -4,10 +4,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 900 };
+enum { LINE_BYTES = 900, TIME_BYTES = 40 };
 
 /* Time in UTC: the local time zone is a file, and nothing is opened once the daemon runs. */
 static size_t put_time(char *line, size_t room)
@@ -21,20 +22,26 @@ static size_t put_time(char *line, size_t room)
     return n + (size_t)snprintf(line + n, room - n, ".%03ldZ ", now.tv_nsec / 1000000);
 }
 
+static struct iovec text_of(const char *text)
+{
+    return (struct iovec){(void *)(uintptr_t)text,
+                          strlen(text)}; /* writev() writes nothing there */
+}
+
 /* One write to a line, so that the lines of two threads never mix. What cannot be written is lost:
  * a full disk, a closed pipe or one that nobody reads is no reason to stop serving. */
-static void write_line(const struct log *log, const char *text)
+void log_text(const struct log *log, int level, const char *text)
 {
-    char line[LINE_BYTES];
-    size_t n = put_time(line, sizeof(line));
-    int more = snprintf(line + n, sizeof(line) - n, "%s%s", log->prefix ?: "", text);
-    n = more < 0 ? n : n + (size_t)more;
-    if (n > sizeof(line) - 1)
-        n = sizeof(line) - 1;
-    line[n++] = '\n';
+    char when[TIME_BYTES];
+    if (log->fd < 0 || level > log->level)
+        return;
+    const struct iovec line[] = {{when, put_time(when, sizeof(when))},
+                                 text_of(log->prefix ?: ""),
+                                 text_of(text),
+                                 text_of("\n")};
     struct pollfd p = {.fd = log->fd, .events = POLLOUT};
     if (poll(&p, 1, 0) == 1)
-        (void)!write(log->fd, line, n);
+        (void)!writev(log->fd, line, ARRAY_LEN(line));
 }
 
 void log_line(const struct log *log, int level, const char *fmt, ...)
@@ -46,7 +53,7 @@ void log_line(const struct log *log, int level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    write_line(log, text);
+    log_text(log, level, text);
 }
 
 void log_err(const struct log *log, const struct err *e)

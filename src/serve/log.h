@@ -16,6 +16,8 @@ struct log {
 };
 
 void log_line(const struct log *log, int level, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* The same for a line of any length. */
+void log_text(const struct log *log, int level, const char *text);
 /* "<CLASS>: <text>" at level 0. */
 void log_err(const struct log *log, const struct err *e);
 

@@ -108,6 +108,8 @@ static int start_worker(struct server *s, struct secret **pass, size_t pass_byte
     OWNED(data_channel) data = NULL;
     OWNED_FD client = listener_take_client(s->data);
     struct session_options session = {.image = s->o->image,
+                                      .make = s->o->make,
+                                      .make_ctx = s->o->make_ctx,
                                       .flags = s->o->flags,
                                       .log = s->log,
                                       .rules = s->o->rules,

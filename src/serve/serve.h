@@ -15,6 +15,7 @@
 
 #include <sys/types.h>
 
+#include "crypto/prim.h"
 #include "crypto/secret.h"
 #include "migration/custody.h"
 #include "src/serve/log.h"
@@ -50,6 +51,10 @@ enum serve_flags {
 
 struct serve_options {
     const char *image;
+    /* Makes the image first, on the worker's thread; NULL: it is there. */
+    int (*make)(void *ctx, const struct secret *pass, size_t pass_bytes, const struct watch *watch,
+                struct err *e);
+    void *make_ctx;
     struct secret *pass; /* taken: freed as soon as the key was recovered */
     size_t pass_bytes;
     bool key_from_admin; /* --key admin: pass comes through the admin socket; until then nothing is

@@ -164,7 +164,7 @@ int serve_plan_open_log(struct serve_plan *p, struct err *e)
 static int read_keys(struct serve_plan *p, serve_plan_key *key, void *ctx, struct err *e)
 {
     if (p->migration_key.kind != KEY_SOURCE_NONE &&
-        migration_key_source_read(&p->migration_key, &p->o.migration_key, e) < 0)
+        swtpm_key_read_cipher("migration-key", &p->migration_key, &p->o.migration_key, e) < 0)
         return -1;
     p->o.rules.migration_key = p->o.migration_key;
     return key(p, ctx, e);

@@ -9,13 +9,13 @@
 #define NVKEEP_SRC_SERVE_PLAN_H
 
 #include "src/cli/cli_endpoint.h"
-#include "src/key/migration_key_source.h"
+#include "src/key/swtpm_key.h"
 
 enum { SERVE_PLAN_PATHS = 7 };
 
 struct serve_plan {
     struct serve_options o;
-    struct migration_key_source migration_key; /* KEY_SOURCE_NONE: no such key */
+    struct swtpm_key_source migration_key; /* KEY_SOURCE_NONE: no such key */
     struct cli_log log_to;
     struct log log;
     const char *key_file;             /* where the key comes from, to compare it; NULL: elsewhere */

@@ -79,6 +79,10 @@ DEFINE_OWNED(ctrl_job);
 
 struct session_options {
     const char *image;
+    /* See struct serve_options. */
+    int (*make)(void *ctx, const struct secret *pass, size_t pass_bytes, const struct watch *watch,
+                struct err *e);
+    void *make_ctx;
     unsigned flags;        /* enum serve_flags */
     const struct log *log; /* outlives the session */
     struct custody_rules rules;

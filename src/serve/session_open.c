@@ -139,7 +139,9 @@ int session_open(const struct session_options *o, struct secret **pass, size_t p
     s->waits = o->incoming;
     if (watch)
         s->watch = *watch;
-    int r = (o->incoming ? open_waiting : open_claimed)(s, pass, pass_bytes, watch, e);
+    int r = o->make ? o->make(o->make_ctx, *pass, pass_bytes, watch, e) : 0;
+    if (r == 0)
+        r = (o->incoming ? open_waiting : open_claimed)(s, pass, pass_bytes, watch, e);
     secret_free(MOVE(*pass)); /* unless it is still needed, and has been taken */
     if (r < 0)
         return -1;

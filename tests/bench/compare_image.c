@@ -15,9 +15,7 @@ void image_make(const char *path, const char *passphrase)
     if (secret_new(n, &pass, &e) < 0 || tpm_manufacture(DEVICE_TPM20, &blobs, &e) < 0)
         fail("cannot make an image: %s", e.text);
     memcpy(secret_bytes(pass), passphrase, n);
-    for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs.blob[i])
-            first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
+    tpm_blobs_change(&blobs, &first);
     struct image_create what = {
         .path = path,
         .device = DEVICE_TPM20,

@@ -1,6 +1,8 @@
 """What those rely on who start swtpm, and what is promised beyond: nothing is ever overwritten, and
 the image opens with qemu-img."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -35,7 +37,9 @@ def refused(test, side, *argv, says):
 
 
 def shut_down(side, daemon, ctrl="ctrl"):
+    """Once it is ready: told to end earlier, it would not make what it has not made yet."""
     c = side.control(ctrl)
+    c.ask(0x01, size=8)
     side.test.equal(c.ask(0x03), bytes(4), "SHUTDOWN")
     c.close()
     side.test.equal(daemon.wait(), 0, "exit code")
@@ -45,6 +49,16 @@ def opened_by_qemu(test, image, secret):
     done = run(["qemu-img", "check", "--object", f"secret,id=k,file={secret}", "--image-opts",
                 f"driver=qcow2,file.filename={image},encrypt.key-secret=k"])
     test.equal(done.rc, 0, f"qemu-img check: {done}")
+
+
+@contextlib.contextmanager
+def policy(side, text):
+    """What the owner of the machine has decided."""
+    os.environ["NVKEEP_SWTPM_CONF"] = write(side.path("swtpm.conf"), text)
+    try:
+        yield
+    finally:
+        del os.environ["NVKEEP_SWTPM_CONF"]
 
 
 def snapshot(folder):
@@ -58,22 +72,71 @@ def snapshot(folder):
 # ---- nothing is ever overwritten ----
 
 
+# Names as users have them, or could. Longer than any line that is cut.
+NAMES = ("plain", "two words", "it's \"one\" $HOME `id` \\n \\", "a\nline; \x1b[31m\tred \xe4",
+         "/".join(["a rather long name of a directory, 'quoted' " * 4] * 15).replace(",", ""))
+
+
+def as_taken_over(test, side, argv, line):
+    """The line is run as it is (and quickly), by somebody who stands elsewhere."""
+    test.check(line.startswith("nvkeep import "), f"not a command: {line[:100]}")
+    test.check(all(" " <= c <= "~" for c in line), f"not printable: {line[:100]}")
+    path = os.path.dirname(os.environ["NVKEEP"]) + ":" + os.environ["PATH"]
+    done = run(["bash", "-c", line + " --iter-time 1"], timeout=120, cwd="/",
+               env={**os.environ, "PATH": path})
+    test.equal(done.rc, 0, f"{line[:300]}: {done}")
+    daemon = side.start(*argv, ready="ctrl")
+    test.equal(side.control().ask(0x02, word(0)), bytes(4), "INIT")
+    shut_down(side, daemon)
+
+
+def refused_line(test, argv, log):
+    """What is told on stderr, in one line, and in the log."""
+    done = run(argv, timeout=60, cwd=os.path.dirname(log))
+    test.equal(done.rc, 1, f"exit code ({done.err[:300]})")
+    test.equal(done.err.count("\n"), 1, "lines on stderr")
+    line = done.err.partition(" with: ")[2].rstrip("\n")
+    with open(log, encoding="utf-8") as f:
+        test.contains(f.read(), line + "\n", "the log")
+    os.unlink(log)
+    return line
+
+
 def a_state_of_swtpm_is_refused_with_the_command_that_takes_it_over(test):
+    """Which is the same from swtpm_setup, and works."""
     stock, side = sides(test)
-    for family, uri in (("2.0", "dir"), ("1.2", "dir"), ("2.0", "file")):
-        folder = side.new_state()
-        state = f"dir={folder}" if uri == "dir" else f"backend-uri=file://{folder}/nvram"
-        ctrl = family + uri
-        daemon = stock.emulator(state=state, family=family, ctrl=ctrl)
-        test.equal(stock.control(ctrl).ask(0x02, word(0)), bytes(4), "INIT")
-        shut_down(stock, daemon, ctrl)
+    write(side.path("pass word"), PASSPHRASE)
+    write(side.path("hex"), b"00112233445566778899AABBCCDDEEFF\n")
+    forms = ((("--tpm2",), "dir", (), ()),
+             ((), "dir", (), ()),
+             (("--tpm2",), "dir", ("--key", "pwdfile=pass word,mode=aes-256-cbc"),
+              ("--pwdfile", "pass word", "--cipher", "aes-256-cbc")),
+             (("--tpm2",), "dir", ("--key", "file=hex"), ("--keyfile", "hex")),
+             (("--tpm2",), "file", (), ()))
+    # The short ones with every form, the others with the first.
+    for form, name in [(f, n) for f in forms for n in NAMES if f is forms[0] or n == NAMES[2]]:
+        family, backend, keys, setup_keys = form
+        made = side.new_state()
+        uri = f"dir://{made}" if backend == "dir" else f"file://{made}/nvram"
+        ctrl = ["--ctrl", "type=unixio,path=ctrl"]
+        daemon = stock.start("socket", "--tpmstate", f"backend-uri={uri}", *family,
+                             *(k.replace("=", f"={side.folder}/", 1) for k in keys), *ctrl,
+                             ready="ctrl")
+        test.equal(stock.control().ask(0x02, word(0)), bytes(4), "INIT")
+        shut_down(stock, daemon)
+        folder = os.path.join(side.new_state(), name.encode("latin-1").decode("utf-8", "surrogateescape"))
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        os.rename(made, folder)
         before = snapshot(folder)
-        argv = ["socket", "--ctrl", "type=unixio,path=no", "--tpmstate", state]
-        done = side.run(*argv, *(["--tpm2"] if family == "2.0" else []))
-        test.equal(done.rc, 1, f"exit code ({done.err})")
-        test.contains(done.err, "nvkeep import", "stderr")
-        test.contains(done.err, folder, "stderr")
+        where = f"dir://{folder}" if backend == "dir" else f"file://{folder}/nvram"
+        argv = ["socket", "--tpmstate", f"backend-uri={where}", *family, *keys, *ctrl]
+        line = refused_line(test, [side.swtpm, *argv, "--log", "file=log"], side.path("log"))
+        setup = [side.swtpm + "_setup", "--tpm-state", where, *family, *setup_keys, "--overwrite"]
+        test.equal(refused_line(test, [*setup, "--logfile", "log"], side.path("log")), line,
+                   "what swtpm_setup says")
         test.equal(snapshot(folder), before, "what was there")
+        as_taken_over(test, side, [a + ".qcow2" if backend == "file" and a.endswith("/nvram") else a
+                                   for a in argv], line)
 
 
 def what_is_neither_ours_nor_empty_is_left_alone(test):
@@ -108,7 +171,7 @@ def a_key_that_does_not_fit_ends_the_start_with_one_line_and_changes_nothing(tes
     test.equal(done.err.count("\n"), 1, "lines on stderr")
     with open(side.path("log"), encoding="utf-8") as f:
         test.contains(f.read(), "KEY_WRONG", "the log")
-    refused(test, side, "--tpmstate", f"dir={state}", says="no --key was given")
+    refused(test, side, "--tpmstate", f"dir={state}", says="no key was given")
     test.equal(snapshot(state), before, "the image")
 
 
@@ -200,21 +263,94 @@ def without_a_key_a_random_one_is_made_and_said_once(test):
     test.check(not os.path.exists(key), "another key was made for an image that has one")
 
 
+def both_tools_mean_the_same_by_place_and_key(test):
+    """What one has made the other opens, and makes nothing beside it."""
+    side = ours(test)
+    write(side.path("pass"), PASSPHRASE)
+    write(side.path("hex"), b"0x00112233445566778899AABBCCDDEEFF\n")
+    write(side.path("hex256"), b"00112233445566778899aabbccddeeff" * 2)
+    keys = (((), ()),
+            (("--pwdfile", "pass"), ("--key", "pwdfile=pass")),
+            (("--pwdfile-fd", "{}", "--cipher", "aes-256-cbc"), ("--key", "pwdfd={},mode=aes-256-cbc")),
+            (("--keyfile", "hex"), ("--key", "file=hex")),
+            (("--keyfile-fd", "{}", "--cipher", "aes-256-cbc"), ("--key", "fd={},mode=aes-256-cbc")))
+    with policy(side, b"iter-time = 1\n"):
+        for n, which in itertools.product(range(len(keys)), range(3)):
+            for_setup, for_daemon = keys[n]
+            where = ("dir", "dir://", "file://")[which]
+            folder = side.new_state()
+            place = {"dir": folder, "dir://": "dir://" + folder, "file://": f"file://{folder}/x"}[where]
+            state = f"dir={folder}" if where == "dir" else f"backend-uri={place}"
+
+            def setup(*more):
+                with piped(side, for_setup) as (argv, fds):
+                    return run([side.swtpm + "_setup", "--tpm2", "--tpm-state", place, *argv, *more],
+                               cwd=side.folder, pass_fds=fds)
+
+            def start():
+                with piped(side, for_daemon) as (argv, fds):
+                    daemon = side.start("socket", "--tpm2", "--tpmstate", state, *argv, "--ctrl",
+                                        "type=unixio,path=ctrl", pass_fds=fds, ready="ctrl")
+                test.equal(side.control().ask(0x02, word(0)), bytes(4), "INIT")
+                shut_down(side, daemon)
+            if (n + which) % 2:
+                start()
+            test.equal(setup("--not-overwrite").rc, 0, f"{for_setup} {where}: swtpm_setup")
+            there = sorted(os.listdir(folder))
+            start()
+            done = setup("--not-overwrite")
+            test.contains(done.out, "Not overwriting", f"{for_setup} {where}: {done}")
+            test.equal(sorted(os.listdir(folder)), there, "the files")
+            test.equal(len(there), 1 if for_setup else 2, f"files: {there}")
+
+
+@contextlib.contextmanager
+def piped(side, argv):
+    """Where a number belongs, that of a pipe with the key in it."""
+    if not any("{}" in a for a in argv):
+        yield argv, ()
+        return
+    reader, writer = os.pipe()
+    with open(side.path("pass" if any("pwd" in a for a in argv) else "hex256"), "rb") as f:
+        os.write(writer, f.read())
+    os.close(writer)
+    try:
+        yield [a.format(reader) for a in argv], (reader,)
+    finally:
+        os.close(reader)
+
+
+def the_policy_says_how_long_a_passphrase_is_stretched(test):
+    side = ours(test)
+    write(side.path("pass"), PASSPHRASE)
+    iterations = {}
+    for ms in ("1", None, "1000"):
+        folder = side.new_state()
+        with policy(side, f"iter-time = {ms}\n".encode() if ms else b"# none\n"):
+            done = run([side.swtpm + "_setup", "--tpm2", "--tpm-state", folder, "--pwdfile", "pass"],
+                       cwd=side.folder)
+        test.equal(done.rc, 0, f"swtpm_setup: {done}")
+        info = run([os.environ["NVKEEP"], "info", "--json", f"{folder}/tpm2-00.qcow2"])
+        iterations[ms] = json.loads(info.out)["luks"]["slots"][0]["iterations"]
+    print(f"         iterations: {iterations}")
+    test.check(iterations["1"] < iterations[None] < iterations["1000"], "the time changes nothing")
+
+
 def a_policy_can_demand_a_key_and_one_that_is_not_understood_ends_the_start(test):
     side = ours(test)
     state = side.new_state()
-    conf = side.path("swtpm.conf")
-    os.environ["NVKEEP_SWTPM_CONF"] = conf
-    try:
-        write(conf, b"# ours\nrequire-key = yes\nmigration-seal = required\n")
+    with policy(side, b"# ours\nrequire-key = yes\nmigration-seal = required\n"):
         refused(test, side, "--tpmstate", f"dir={state}", says="require-key")
         test.equal(os.listdir(state), [], "what is in the directory")
         write(side.path("key"), b"pass")
         shut_down(side, side.emulator("--key", "pwdfile=key", state=f"dir={state}"))
-        write(conf, b"require-key = perhaps\n")
-        refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=key", says="line 1")
-    finally:
-        del os.environ["NVKEEP_SWTPM_CONF"]
+    for wrong in (b"require-key = perhaps\n", b"iter-time = 0\n", b"iter-time = 1s\n", b"more = 1\n"):
+        with policy(side, wrong):
+            refused(test, side, "--tpmstate", f"dir={state}", "--key", "pwdfile=key", says="line 1")
+    # Nor does a key that lies beside the image count.
+    shut_down(side, side.emulator(state="dir=" + side.new_state("without")))
+    with policy(side, b"require-key = yes\n"):
+        refused(test, side, "--tpmstate", "dir=" + side.path("without"), says="require-key")
 
 
 # ---- the process ----

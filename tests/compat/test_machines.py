@@ -4,12 +4,13 @@ import os
 import shutil
 import sys
 
-from sides import ours
+from sides import ours, sides
 from test_two_daemons import free_port
 from harness.case import Skip, main
+from harness.continuity import COUNTER, Continuity
+from harness.process import run
 from harness.store import SwtpmStore
 
-COUNTER = 0x01500002
 
 
 def ours_first():
@@ -82,6 +83,121 @@ def a_guest_moves_from_swtpm_to_ours(test):
 
 def a_guest_moves_from_ours_to_swtpm(test):
     moves(test, False)
+
+
+# ---- shared storage ----
+
+
+class FileSource(SwtpmStore):
+    """As libvirt has it for <source type='file'> and <encryption>: one file that both hosts see."""
+
+    def place(self):
+        return f"backend-uri=file://{self.image},lock"
+
+    def create(self, passphrase=b"a secret of libvirt's", iter_ms=None, incoming=False):
+        self.write_key(passphrase)
+
+    def view(self, name):
+        other = FileSource(self.folder, name, self.family)
+        other.image, other.key_file = self.image, self.key_file
+        return other
+
+    def serve(self, migration=None, **how):
+        how["options"] = ["--migration", "release-lock-outgoing" + (",incoming" if migration else "")]
+        return super().serve(**how)
+
+    def setup(self, *more):
+        """What libvirt runs before a start, and before a migration comes."""
+        with open(self.key_file, "rb") as key:
+            return run(["swtpm_setup", "--tpm2", "--pwdfile-fd", key.fileno(), "--cipher", "aes-256-cbc",
+                        "--tpm-state", f"file://{self.image}", "--logfile",
+                        os.path.join(self.folder, "setup.log"), *more], pass_fds=(key.fileno(),))
+
+    def start(self, test, name):
+        """A machine that is started, and not one that comes."""
+        done = self.setup("--createek", "--lock-nvram", "--not-overwrite")
+        test.equal(done.rc, 0, f"swtpm_setup: {done}")
+        vm = test.vm("tpm-crb", name=name, store=self.view(name))
+        vm.power_on()
+        return vm
+
+    def expect(self, test, name):
+        """A destination. Its swtpm_setup leaves alone what the source has."""
+        before = self.identity()
+        done = self.setup("--overwrite")
+        test.equal(done.rc, 0, f"swtpm_setup --overwrite: {done}")
+        test.equal(self.identity(), before, "the image")
+        with open(os.path.join(self.folder, "setup.log"), encoding="utf-8") as f:
+            test.contains(f.read(), "is left for a migration", "the log")
+        vm = test.vm("tpm-crb", name=name, store=self.view(name))
+        return vm.incoming(migration="incoming")
+
+    def identity(self):
+        with open(self.image, "rb") as f:
+            st = os.fstat(f.fileno())
+            return st.st_ino, st.st_mtime_ns, f.read()
+
+
+def shared_storage(test):
+    ours_first()
+    store = FileSource(test.folder, "shared")
+    store.create()
+    source = store.start(test, "source")
+    return store, source, Continuity(test, source)
+
+
+def a_guest_moves_on_shared_storage_as_libvirt_moves_it(test):
+    store, here, seen = shared_storage(test)
+    for name in ("there", "back"):
+        there = store.expect(test, name)
+        test.equal(here.migrate(there), "completed", f"migration: {name}")
+        here.quit()
+        seen.holds(there.tpm)
+        there.console.start_loop(seen.commands, 3)
+        seen.follow(there.console.loop_answers())
+        here = there
+    here.power_off()
+    last = store.start(test, "last")
+    test.equal(last.tpm.nv_counter(COUNTER), seen.count, "the counter at the next start")
+
+
+def a_migration_that_fails_on_shared_storage_leaves_the_machine_its_tpm(test):
+    """S3.6 S3.17: with stock swtpm the next start finds another TPM."""
+    store, source, seen = shared_storage(test)
+    for dies in ("daemon", "qemu"):
+        target = store.expect(test, "target-" + dies)
+        source.begin_migration(target, pause=True)
+        test.wait_until("the switchover", lambda: source.migration_status() == "pre-switchover")
+        getattr(target, dies).kill()
+        getattr(target, dies).wait()
+        source.qmp.command("migrate-continue", state="pre-switchover")
+        test.equal(source.end_of_migration(), "failed", f"migration without {dies}")
+        test.wait_until("the guest to go on", lambda: source.status() == "running")
+        seen.holds(source.tpm)
+        source.console.start_loop(seen.commands, 3)
+        seen.follow(source.console.loop_answers())
+        for process in (target.qemu, target.daemon):
+            process.end()
+    source.power_off()
+    source = store.start(test, "next")
+    test.equal(source.tpm.nv_counter(COUNTER), seen.count, "the counter at the next start")
+
+
+def what_a_live_machine_has_is_taken_from_it_by_stock_setup_and_not_by_ours(test):
+    stock, side = sides(test)
+    stock_setup = shutil.which("swtpm_setup", path="/usr/bin:/bin")
+    if not stock_setup:
+        raise Skip("swtpm_setup is missing")
+    for one, setup, loses in ((stock, stock_setup, True), (side, side.swtpm + "_setup", False)):
+        path = one.path("state")
+        daemon = one.emulator(state=f"backend-uri=file://{path}")
+        test.equal(one.control().ask(0x02, bytes(4)), bytes(4), "INIT")
+        before = os.stat(path).st_ino
+        done = run([setup, "--tpm2", "--tpm-state", f"file://{path}", "--overwrite"], cwd=one.folder)
+        test.equal(done.rc, 0, f"{one.name}: {done}")
+        test.equal(os.stat(path).st_ino != before, loses, f"{one.name}: another file is there")
+        test.check(daemon.process.poll() is None, f"{one.name}: the daemon has ended")
+        daemon.end()
 
 
 def tools_of_others_talk_to_it(test):

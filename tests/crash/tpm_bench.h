@@ -160,9 +160,7 @@ static inline void bench_begin(struct bench *b, enum device_kind kind, uint64_t 
     running = b;
     if (tpm_manufacture(kind, &blobs, &e) < 0)
         die("a TPM", &e);
-    for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs.blob[i])
-            first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
+    tpm_blobs_change(&blobs, &first);
     if (store_image_new_for(kind, &layout, BENCH_SECTORS, &first, &b->s.t.im, &e) < 0 ||
         kept_disk_begin(&b->s.t.im, &e) < 0)
         die("an image", &e);

@@ -62,9 +62,7 @@ static inline struct secret *rig_pass(size_t *ret_bytes)
 static inline struct state_change rig_change(const struct tpm_blobs *b)
 {
     struct state_change c = {0};
-    for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (b->blob[i])
-            c.blob[i] = (struct blob_change){BLOB_SET, secret_peek(b->blob[i]), b->n[i]};
+    tpm_blobs_change(b, &c);
     return c;
 }
 

@@ -21,18 +21,16 @@ src/cli/main.c:strerror                before there is a second thread
 src/compat/emulator_words.c:stpcpy  into room measured just before
 src/compat/emulator_state.c:getenv  TPM_PATH, which swtpm knows, is a directory
 src/compat/emulator_args.c:getenv   TPM_PORT, likewise, is a port
-src/compat/emulator_policy.c:getenv  where the policy is; nothing secret is in it
-src/compat/emulator_policy.c:fgets   likewise
-src/compat/emulator_policy.c:sscanf  every field has its width
-src/compat/swtpm.c:getpwnam         --runas; before there is a second thread
-src/compat/swtpm.c:getpwuid         likewise
+src/compat/compat_policy.c:getenv  where the policy is; nothing secret is in it
+src/compat/compat_policy.c:fgets   likewise
+src/compat/compat_policy.c:sscanf  every field has its width
+src/compat/compat_user.c:getpwnam  --runas; before there is a second thread
+src/compat/compat_user.c:getpwuid  likewise
 src/compat/swtpm_bios.c:getenv     where the TPM is, in the variables that the TSS of TPM 1.2 knows
 src/compat/setup_config.c:fgets    a configuration file, which holds no secret
 src/compat/setup_config.c:getenv   where it is: $XDG_CONFIG_HOME and $HOME, as swtpm_setup has it
 src/compat/setup_config_files.c:getenv  $PATH, for the signer that the file is to name
-src/compat/setup_main.c:getpwnam   --runas; the process has one thread
-src/compat/setup_main.c:getpwuid   the same
-src/compat/setup_make.c:getpwuid   who does it, for the log; likewise
+src/compat/setup_make.c:getpwuid   who does it, for the log; the process has one thread
 src/compat/setup_make.c:getgrgid   the same
 src/compat/setup_signer.c:execv    the program that signs; no shell, and a path that a file of the owner names
 src/compat/setup_signer.c:getenv   $TMPDIR

@@ -103,9 +103,7 @@ static void make_image(const struct fixture *f, const char *path)
     struct state_change first = {0};
     OWNED(secret) pass = pass_of(f);
     assert_int_equal(tpm_manufacture(DEVICE_TPM20, &blobs, &e), 0);
-    for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs.blob[i])
-            first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
+    tpm_blobs_change(&blobs, &first);
     struct image_create what = {
         .path = path,
         .device = DEVICE_TPM20,

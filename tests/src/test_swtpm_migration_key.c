@@ -14,7 +14,7 @@
 #include <time.h>
 
 #include "migration/blob.h"
-#include "src/key/migration_key_source.h"
+#include "src/key/swtpm_key.h"
 
 static char dir[200];
 
@@ -107,10 +107,11 @@ static void stop(void)
 
 static struct migration_key *key_of(const char *arg)
 {
-    struct migration_key_source s;
+    struct swtpm_key_source s;
     struct migration_key *k = NULL;
     struct err e = {0};
-    if (migration_key_source_parse(arg, &s, &e) < 0 || migration_key_source_read(&s, &k, &e) < 0)
+    if (swtpm_key_parse("migration-key", arg, &s, &e) < 0 ||
+        swtpm_key_read_cipher("migration-key", &s, &k, &e) < 0)
         fail_msg("%s: %s", arg, e.text);
     return k;
 }

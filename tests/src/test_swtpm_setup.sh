@@ -75,6 +75,7 @@ expect 1 'Taking ownership is not supported for TPM 2' --tpm2 --tpm-state d --ta
 expect 1 "User 'nobody-at-all' does not exist" --tpm2 --tpm-state d --runas nobody-at-all
 expect 1 'cannot read config file /nowhere' --tpm2 --tpm-state d --config /nowhere
 expect 1 'nowhere' --tpm2 --tpm-state d --pwdfile nowhere
+expect 1 'a path has no comma' --tpm2 --tpm-state "file://$dir/a,b"
 expect 1 'No PCR banks could be allocated' --tpm2 --tpm-state d --pcr-banks md5
 expect 1 'names no create_certs_tool' --tpm2 --tpm-state d --create-ek-cert --config /dev/null
 expect 1 'nothing\|no TPM state that could be reconfigured' --tpm2 --tpm-state d --reconfigure --pcr-banks sha1
@@ -95,6 +96,10 @@ before=$(sum d/*)
 expect 0 'Successfully created RSA 2048 EK' --tpm2 --tpm-state d --createek --overwrite --not-overwrite
 [ "$before" != "$(sum d/*)" ] || fail "nothing was made anew"
 expect 0 'Successfully authored' --tpm-state d --createek
+cp d/tpm-00.qcow2 f/other && cp d/tpm-00.key f/other.key
+untouched f/* -- 1 'is for a TPM 1.2' --tpm2 --tpm-state "file://$dir/f/other" --not-overwrite
+untouched f/* -- 1 'is for a TPM 1.2' --tpm2 --tpm-state "file://$dir/f/other" --overwrite
+rm f/other f/other.key
 [ "$(find d -name 'tpm-00.*' | wc -l)" = 2 ] || fail "the TPM 1.2 is not beside the other"
 
 # --- a passphrase: wrong, missing, of another kind ---
@@ -103,6 +108,17 @@ grep -q 'Successfully authored' log || fail "nothing in the log file"
 expect 1 'existing TPM state' --tpm2 --tpm-state p --pwdfile pass --logfile log
 grep -q 'Found existing TPM state' log || fail "the reason is not in the log file"
 [ -e p/tpm2-00.key ] && fail "a key file beside a passphrase"
+# The policy of the daemon binds this tool, too.
+echo 'require-key = yes' >policy
+export NVKEEP_SWTPM_CONF=$dir/policy
+untouched d/* -- 1 'require-key' --tpm2 --tpm-state d --overwrite
+untouched d/* -- 1 'require-key' --tpm2 --tpm-state d --not-overwrite
+expect 1 'require-key' --tpm2 --tpm-state f
+expect 0 'Not overwriting' --tpm2 --tpm-state p --pwdfile pass --not-overwrite
+echo 'iter-time = 0' >policy
+untouched d/* -- 1 'policy: line 1' --tpm2 --tpm-state d --overwrite
+unset NVKEEP_SWTPM_CONF
+[ -z "$(ls -A f)" ] || fail "a key that the policy forbids: $(ls -A f)"
 for more in --overwrite --not-overwrite '--reconfigure --pcr-banks sha1'; do
     # shellcheck disable=SC2086
     untouched p/* -- 1 'passphrase\|key' --tpm2 --tpm-state p --pwdfile wrong $more
@@ -127,12 +143,12 @@ exec 7<&-
 before=$(instance)
 expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile pass --reconfigure --pcr-banks sha384
 [ "$before" = "$(instance)" ] || fail "reconfigured, and another image"
-cp p/tpm2-00.qcow2 p/tpm2-00.qcow2.new
+cp p/tpm2-00.qcow2 p/tpm2-00.qcow2.nvkeep-new
 expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile pass --overwrite
 [ "$(ls p)" = tpm2-00.qcow2 ] || fail "something is left: $(ls p)"
-echo mine >p/tpm2-00.qcow2.new
+echo mine >p/tpm2-00.qcow2.nvkeep-new
 untouched p/* -- 1 'exists' --tpm2 --tpm-state p --pwdfile pass --overwrite
-rm p/tpm2-00.qcow2.new
+rm p/tpm2-00.qcow2.nvkeep-new
 expect 1 'descriptor 7' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
 mkfifo fifo
 exec 8<>fifo # nobody ever writes, and it has no end
@@ -164,7 +180,7 @@ expect 0 'Successfully authored' --tpm2 --tpm-state "file://$dir/f/empty" --pwdf
 [ "$(stat -c %a f/empty)" = 640 ] || fail "the mode of the empty file is lost"
 "$NVKEEP" verify-key f/empty --key file=pass >out 2>err || fail "nothing was made in its place"
 
-# --- what a daemon holds ---
+# --- what a daemon holds: is left to it, where nothing is to be made, as before a migration ---
 "$NVKEEP" serve p/tpm2-00.qcow2 --key file=pass --server type=unixio,path="$dir/s" \
     --ctrl type=unixio,path="$dir/s.ctrl" --log file=slog,level=5 &
 daemon=$!
@@ -172,7 +188,13 @@ for _ in $(seq 200); do
     grep -q ' ready$' slog 2>/dev/null && break
     sleep 0.05
 done
-untouched p/* -- 1 'somebody\|holds\|process\|use' --tpm2 --tpm-state p --pwdfile pass --overwrite --createek
+untouched p/* -- 0 'Not overwriting .* in use' --tpm2 --tpm-state p --pwdfile pass --overwrite
+untouched p/* -- 1 'passphrase\|key' --tpm2 --tpm-state p --pwdfile wrong --overwrite
+untouched p/* -- 1 'is for a TPM 2.0' --tpm-state "file://$dir/p/tpm2-00.qcow2" --pwdfile pass --overwrite
+for more in --createek --create-spk --lock-nvram '--pcr-banks sha1' --create-platform-cert '--write-ek-cert-files f'; do
+    # shellcheck disable=SC2086
+    untouched p/* -- 1 'another process is using' --tpm2 --tpm-state p --pwdfile pass --overwrite $more
+done
 untouched p/* -- 1 'somebody\|holds\|process\|use' --tpm2 --tpm-state p --pwdfile pass --reconfigure --pcr-banks sha1
 untouched p/* -- 0 'Not overwriting' --tpm2 --tpm-state p --pwdfile pass --not-overwrite
 kill -TERM "$daemon"

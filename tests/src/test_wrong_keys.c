@@ -51,9 +51,7 @@ static int set_up(void **state)
     memcpy(secret_bytes(f->pass), passphrase, PASS_BYTES);
     if (tpm_manufacture(DEVICE_TPM20, &blobs, &e) < 0)
         fail_msg("%s", e.text);
-    for (size_t i = 0; i < N_TPM_BLOBS; i++)
-        if (blobs.blob[i])
-            first.blob[i] = (struct blob_change){BLOB_SET, secret_peek(blobs.blob[i]), blobs.n[i]};
+    tpm_blobs_change(&blobs, &first);
     struct image_create what = {
         .path = f->path,
         .device = DEVICE_TPM20,

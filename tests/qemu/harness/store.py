@@ -161,6 +161,9 @@ class SwtpmStore:
         other.image, other.file, other.key_file = self.image, self.file, self.key_file
         return other
 
+    def place(self):
+        return f"backend-uri=file://{self.file}" if self.file else f"dir={self.image}"
+
     def serve(self, key=None, options=(), pass_fds=(), admin=False, migration=None,
               migration_key=None, seal=None):
         """0.7.1 knows of all this only the migration key."""
@@ -171,9 +174,9 @@ class SwtpmStore:
         self.n_starts += 1
         ctrl = os.path.join(self.folder, f"{self.name}-{self.n_starts}.sock")
         log = os.path.join(self.folder, f"{self.name}-{self.n_starts}.log")
-        state = f"backend-uri=file://{self.file}" if self.file else f"dir={self.image}"
-        argv = ["swtpm", "socket", "--tpmstate", state, "--ctrl", f"type=unixio,path={ctrl},mode=0600",
-                "--log", f"file={log},level=1", "--terminate"] + (["--tpm2"] if self.family == "2.0" else []) + list(options)
+        argv = ["swtpm", "socket", "--tpmstate", self.place(),
+                "--ctrl", f"type=unixio,path={ctrl},mode=0600", "--log", f"file={log},level=1",
+                "--terminate"] + (["--tpm2"] if self.family == "2.0" else []) + list(options)
         if key is None:
             key = f"pwdfile={self.key_file}"
         if key:

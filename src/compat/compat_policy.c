@@ -1,10 +1,10 @@
-#include "src/compat/emulator_policy.h"
+#include "src/compat/compat_policy.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { QUOTED_BYTES = 200, LINE_BYTES = 256 };
+enum { QUOTED_BYTES = 200, LINE_BYTES = 256, ITER_MS_MAX = 600000 };
 
 static const char *path(void)
 {
@@ -21,12 +21,23 @@ static int which(const char *value, const char *const words[])
     return -1;
 }
 
-static bool take(struct emulator_policy *p, const char *name, const char *value)
+/* At most as long as nvkeep create takes it. */
+static bool take_ms(const char *value, unsigned *ret)
+{
+    if (strspn(value, "0123456789") != strlen(value) || strlen(value) > 6)
+        return false;
+    *ret = (unsigned)strtoul(value, NULL, 10);
+    return *ret >= 1 && *ret <= ITER_MS_MAX;
+}
+
+static bool take(struct compat_policy *p, const char *name, const char *value)
 {
     static const char *const yes_no[] = {"no", "yes", NULL};
     static const char *const seals[] = {"auto", "off", "required", NULL};
     static const enum seal_policy policies[] = {SEAL_AUTO, SEAL_OFF, SEAL_REQUIRED};
     int i = -1;
+    if (strcmp(name, "iter-time") == 0)
+        return take_ms(value, &p->iter_ms);
     if (strcmp(name, "require-key") == 0 && (i = which(value, yes_no)) >= 0)
         p->require_key = i == 1;
     else if (strcmp(name, "migration-seal") == 0 && (i = which(value, seals)) >= 0)
@@ -34,7 +45,7 @@ static bool take(struct emulator_policy *p, const char *name, const char *value)
     return i >= 0;
 }
 
-static int take_line(struct emulator_policy *p, const char *line, unsigned number, struct err *e)
+static int take_line(struct compat_policy *p, const char *line, unsigned number, struct err *e)
 {
     char name[LINE_BYTES], value[LINE_BYTES], rest[2], file[QUOTED_BYTES], quoted[QUOTED_BYTES];
     int n = sscanf(line, " %255[a-z-] = %255s %1s", name, value, rest);
@@ -42,15 +53,15 @@ static int take_line(struct emulator_policy *p, const char *line, unsigned numbe
     if (!*at || *at == '#' || (n == 2 && take(p, name, value)))
         return 0;
     return err_set(e, ERR_USAGE,
-                   "%s: line %u: wanted require-key = yes|no or migration-seal = "
-                   "off|auto|required, found \"%s\"",
+                   "%s: line %u: wanted require-key = yes|no, migration-seal = off|auto|required "
+                   "or iter-time = MS, found \"%s\"",
                    err_quote(file, sizeof(file), path(), strlen(path())), number,
                    err_quote(quoted, sizeof(quoted), at, strcspn(at, "\n")));
 }
 
-int emulator_policy_read(struct emulator_policy *ret, struct err *e)
+int compat_policy_read(struct compat_policy *ret, struct err *e)
 {
-    struct emulator_policy p = {.seal = SEAL_OFF};
+    struct compat_policy p = {.seal = SEAL_OFF, .iter_ms = PASSPHRASE_MS};
     char line[LINE_BYTES], quoted[QUOTED_BYTES];
     unsigned number = 0;
     int r = 0;

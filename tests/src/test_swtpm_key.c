@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "src/key/migration_key_source.h"
+#include "src/key/swtpm_key.h"
 
 #include "crypto/migration_key_priv.h"
 
@@ -41,22 +41,22 @@ static void put(const char *name, const char *text, size_t n)
     assert_int_equal(write(fd, text, n), n);
 }
 
-static struct migration_key_source parsed(const char *arg)
+static struct swtpm_key_source parsed(const char *arg)
 {
-    struct migration_key_source s;
+    struct swtpm_key_source s;
     struct err e = {0};
-    if (migration_key_source_parse(arg, &s, &e) < 0)
+    if (swtpm_key_parse("migration-key", arg, &s, &e) < 0)
         fail_msg("%s: %s", arg, e.text);
     return s;
 }
 
 static void assert_key(const char *arg, unsigned bits, const char *hex)
 {
-    struct migration_key_source s = parsed(arg);
+    struct swtpm_key_source s = parsed(arg);
     OWNED(migration_key) k = NULL;
     struct err e = {0};
     char found[65];
-    if (migration_key_source_read(&s, &k, &e) < 0)
+    if (swtpm_key_read_cipher("migration-key", &s, &k, &e) < 0)
         fail_msg("%s: %s", arg, e.text);
     assert_int_equal(migration_key_bits(k), bits);
     for (size_t i = 0; i < bits / 8; i++)
@@ -66,10 +66,10 @@ static void assert_key(const char *arg, unsigned bits, const char *hex)
 
 static void assert_not_read(const char *arg, enum err_kind kind, const char *says)
 {
-    struct migration_key_source s = parsed(arg);
+    struct swtpm_key_source s = parsed(arg);
     struct migration_key *k = NULL;
     struct err e = {0};
-    assert_int_equal(migration_key_source_read(&s, &k, &e), -1);
+    assert_int_equal(swtpm_key_read_cipher("migration-key", &s, &k, &e), -1);
     assert_null(k);
     assert_string_equal(err_class(e.kind)->name, err_class(kind)->name);
     if (!strstr(e.text, says) || !strstr(e.text, "--migration-key"))
@@ -80,7 +80,7 @@ static void every_form_is_understood_with_swtpms_defaults(void **state)
 {
     static const struct {
         const char *arg;
-        struct migration_key_source want;
+        struct swtpm_key_source want;
     } v[] = {
         {"file=a b", {KEY_SOURCE_FILE, "a b", -1, false, MIGRATION_KEY_HEX, .bits = 128}},
         {"file=k,format=hex,mode=aes-cbc",
@@ -103,7 +103,7 @@ static void every_form_is_understood_with_swtpms_defaults(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(v); i++) {
-        struct migration_key_source s = parsed(v[i].arg);
+        struct swtpm_key_source s = parsed(v[i].arg);
         assert_int_equal(s.kind, v[i].want.kind);
         assert_string_equal(s.value, v[i].want.value);
         assert_int_equal(s.fd, v[i].want.fd);
@@ -154,19 +154,19 @@ static void what_is_wrong_is_named(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(v); i++) {
-        struct migration_key_source s = {.fd = 4711};
+        struct swtpm_key_source s = {.fd = 4711};
         struct err e = {0};
-        assert_int_equal(migration_key_source_parse(v[i].arg, &s, &e), -1);
+        assert_int_equal(swtpm_key_parse("migration-key", v[i].arg, &s, &e), -1);
         assert_int_equal(e.kind, ERR_USAGE);
         assert_int_equal(s.fd, 4711);
         if (!strstr(e.text, v[i].says) || !strstr(e.text, "--migration-key: "))
             fail_msg("%s: \"%s\" does not say \"%s\"", v[i].arg, e.text, v[i].says);
     }
-    struct migration_key_source s;
+    struct swtpm_key_source s;
     struct err e = {0};
     char arg[5000] = "file=";
     memset(arg + 5, 'x', 4096);
-    assert_int_equal(migration_key_source_parse(arg, &s, &e), -1);
+    assert_int_equal(swtpm_key_parse("migration-key", arg, &s, &e), -1);
     assert_non_null(strstr(e.text, "longer than 4095 bytes"));
 }
 
@@ -223,10 +223,10 @@ static void the_file_to_remove_is_named_where_that_was_asked_for(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(v); i++) {
-        struct migration_key_source s;
+        struct swtpm_key_source s;
         struct err e;
-        assert_int_equal(migration_key_source_parse(v[i].arg, &s, &e), 0);
-        const char *file = migration_key_source_to_remove(&s);
+        assert_int_equal(swtpm_key_parse("migration-key", v[i].arg, &s, &e), 0);
+        const char *file = swtpm_key_to_remove(&s);
         assert_int_equal(file == NULL, v[i].file == NULL);
         if (file)
             assert_string_equal(file, v[i].file);

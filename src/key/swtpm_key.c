@@ -1,4 +1,4 @@
-#include "src/key/migration_key_source.h"
+#include "src/key/swtpm_key.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -102,7 +102,7 @@ static int parse_fd(const char *name, struct word value, int *ret, struct err *e
     return 0;
 }
 
-static int parse_source(const struct word w[N_OPTS], struct migration_key_source *s, struct err *e)
+static int parse_source(const struct word w[N_OPTS], struct swtpm_key_source *s, struct err *e)
 {
     static const enum key_source_kind kinds[] = {
         [OPT_FILE] = KEY_SOURCE_FILE,
@@ -141,7 +141,7 @@ static int parse_source(const struct word w[N_OPTS], struct migration_key_source
 }
 
 /* Where an option has no meaning, somebody meant another one. */
-static int check_meaning(const struct word w[N_OPTS], const struct migration_key_source *s,
+static int check_meaning(const struct word w[N_OPTS], const struct swtpm_key_source *s,
                          struct err *e)
 {
     if (w[OPT_FORMAT].p && s->passphrase)
@@ -155,7 +155,7 @@ static int check_meaning(const struct word w[N_OPTS], const struct migration_key
     return 0;
 }
 
-static int parse_words(const struct word w[N_OPTS], struct migration_key_source *s, struct err *e)
+static int parse_words(const struct word w[N_OPTS], struct swtpm_key_source *s, struct err *e)
 {
     struct word format = w[OPT_FORMAT], mode = w[OPT_MODE], kdf = w[OPT_KDF], r = w[OPT_REMOVE];
     s->form = format.p && is(format, "binary") ? MIGRATION_KEY_BINARY : MIGRATION_KEY_HEX;
@@ -173,21 +173,16 @@ static int parse_words(const struct word w[N_OPTS], struct migration_key_source 
     return 0;
 }
 
-int swtpm_key_source_parse(const char *option, const char *arg, struct migration_key_source *ret,
-                           struct err *e)
+int swtpm_key_parse(const char *option, const char *arg, struct swtpm_key_source *ret,
+                    struct err *e)
 {
-    struct migration_key_source s = {.fd = -1};
+    struct swtpm_key_source s = {.fd = -1};
     struct word w[N_OPTS] = {0};
     if (split(arg, w, e) < 0 || parse_source(w, &s, e) < 0 || check_meaning(w, &s, e) < 0 ||
         parse_words(w, &s, e) < 0)
         return err_prefix(e, "--%s", option);
     *ret = s;
     return 0;
-}
-
-int migration_key_source_parse(const char *arg, struct migration_key_source *ret, struct err *e)
-{
-    return swtpm_key_source_parse("migration-key", arg, ret, e);
 }
 
 /* ---- reading ---- */
@@ -201,28 +196,36 @@ static int check_fd(int fd, struct err *e)
                          "descriptor %d is not open for reading; was it passed on to nvkeep?", fd);
 }
 
-/* As it is, to the last byte: also a passphrase. */
-static int read_text(const struct migration_key_source *s, struct secret **ret, size_t *ret_n,
-                     struct err *e)
+int swtpm_key_read(const char *option, const struct swtpm_key_source *s, struct secret **ret,
+                   size_t *ret_bytes, struct err *e)
 {
     struct key_source from = {.kind = s->kind, .value = s->value, .fd = s->fd};
     assert(s->kind != KEY_SOURCE_PROMPT);
     if (s->kind == KEY_SOURCE_FD && check_fd(s->fd, e) < 0)
-        return -1;
-    if (key_source_read(&from, "", ret, ret_n, e) == 0)
+        return err_prefix(e, "--%s", option);
+    if (key_source_read(&from, "", ret, ret_bytes, e) == 0)
         return 0;
-    return e->kind == ERR_KEY_MISSING ? err_set(e, ERR_KEY_MISSING, "the key's source is empty")
-                                      : -1;
+    if (e->kind == ERR_KEY_MISSING)
+        err_set(e, ERR_KEY_MISSING, "the key's source is empty");
+    return err_prefix(e, "--%s", option);
 }
 
-static int read_key(const struct migration_key_source *s, struct migration_key **ret, struct err *e)
+int swtpm_key_cipher(const char *option, const struct swtpm_key_source *s,
+                     const struct secret *text, size_t n, struct migration_key **ret, struct err *e)
+{
+    int r = s->passphrase ? migration_key_derive(s->kdf, s->bits, text, n, ret, e)
+                          : migration_key_parse(s->form, s->bits, text, n, ret, e);
+    return r < 0 ? err_prefix(e, "--%s", option) : 0;
+}
+
+int swtpm_key_read_cipher(const char *option, const struct swtpm_key_source *s,
+                          struct migration_key **ret, struct err *e)
 {
     OWNED(secret) text = NULL;
     size_t n = 0;
-    if (read_text(s, &text, &n, e) < 0)
-        return -1;
-    return s->passphrase ? migration_key_derive(s->kdf, s->bits, text, n, ret, e)
-                         : migration_key_parse(s->form, s->bits, text, n, ret, e);
+    return swtpm_key_read(option, s, &text, &n, e) < 0
+               ? -1
+               : swtpm_key_cipher(option, s, text, n, ret, e);
 }
 
 /* As arithmetic: neither a branch nor an address may depend on the key. */
@@ -241,8 +244,8 @@ static void normalise_hex(const uint8_t *p, unsigned bits, uint8_t *ret)
         ret[i] = (uint8_t)(p[i] | (p[i] >> 1 & 0x20)); /* letters have 0x40 */
 }
 
-static int as_passphrase(const struct migration_key_source *s, const struct secret *text, size_t n,
-                         struct secret **ret, size_t *ret_n, struct err *e)
+static int digits_of(const struct swtpm_key_source *s, const struct secret *text, size_t n,
+                     struct secret **ret, struct err *e)
 {
     OWNED(migration_key) checked = NULL;
     OWNED(secret) digits = NULL;
@@ -258,37 +261,24 @@ static int as_passphrase(const struct migration_key_source *s, const struct secr
         to[2 * i + 1] = hex_digit(p[i] & 0xf);
     }
     *ret = MOVE(digits);
-    *ret_n = s->bits / 4;
     return 0;
 }
 
-int swtpm_key_source_passphrase(const struct migration_key_source *s, struct secret **ret,
-                                size_t *ret_n, struct err *e)
+int swtpm_key_passphrase(const char *option, const struct swtpm_key_source *s, struct secret **text,
+                         size_t *n, struct err *e)
 {
-    OWNED(secret) text = NULL;
-    size_t n = 0;
-    if (read_text(s, &text, &n, e) < 0)
-        return err_prefix(e, "--key");
-    if (!s->passphrase)
-        return as_passphrase(s, text, n, ret, ret_n, e) < 0 ? err_prefix(e, "--key") : 0;
-    *ret = MOVE(text);
-    *ret_n = n;
+    OWNED(secret) digits = NULL;
+    if (s->passphrase)
+        return 0;
+    if (digits_of(s, *text, *n, &digits, e) < 0)
+        return err_prefix(e, "--%s", option);
+    secret_free(*text);
+    *text = MOVE(digits);
+    *n = s->bits / 4;
     return 0;
 }
 
-int migration_key_source_read(const struct migration_key_source *s, struct migration_key **ret,
-                              struct err *e)
-{
-    return swtpm_key_source_read("migration-key", s, ret, e);
-}
-
-int swtpm_key_source_read(const char *option, const struct migration_key_source *s,
-                          struct migration_key **ret, struct err *e)
-{
-    return read_key(s, ret, e) < 0 ? err_prefix(e, "--%s", option) : 0;
-}
-
-const char *migration_key_source_to_remove(const struct migration_key_source *s)
+const char *swtpm_key_to_remove(const struct swtpm_key_source *s)
 {
     return s->remove && s->kind == KEY_SOURCE_FILE ? s->value : NULL;
 }

@@ -1,0 +1,257 @@
+#include "src/compat/compat_image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "backend/image.h"
+#include "src/base/fd.h"
+#include "src/compat/compat_import.h"
+#include "src/key/new_key.h"
+
+enum { QUOTED_BYTES = 300, LINE_BYTES = 600 };
+
+static const char *quoted(char buf[QUOTED_BYTES], const char *text)
+{
+    return err_quote(buf, QUOTED_BYTES, text, strlen(text));
+}
+
+void compat_image_clear(struct compat_image *i)
+{
+    compat_place_clear(&i->place);
+    secret_free(MOVE(i->pass));
+}
+
+/* --- what is there --- */
+
+static int refuse_old(const struct compat_image *i, char **ret_advice, struct err *e)
+{
+    const struct compat_place *p = &i->place;
+    OWNED_HEAP char *command = compat_import_command(p, &i->key);
+    char buf[QUOTED_BYTES];
+    if (!command || asprintf(ret_advice, "take it over%s with: %s",
+                             p->dir ? "" : " into a file of its own", command) < 0)
+        *ret_advice = NULL; /* better no advice than half of one */
+    return err_set(e, ERR_STATE_FOREIGN, "%s is a TPM state of swtpm's, which was left alone",
+                   quoted(buf, p->old ?: p->image));
+}
+
+int compat_image_look(const struct compat_image *i, enum compat_found *ret, char **ret_advice,
+                      struct err *e)
+{
+    enum compat_found found;
+    char buf[QUOTED_BYTES];
+    if (compat_place_look(&i->place, &found, e) < 0)
+        return -1;
+    if (found == FOUND_OLD)
+        return refuse_old(i, ret_advice, e);
+    if (found == FOUND_OTHER)
+        return err_set(e, ERR_STATE_FOREIGN,
+                       "%s is neither empty nor an image of nvkeep; it was left alone",
+                       quoted(buf, i->place.image));
+    *ret = found;
+    return 0;
+}
+
+/* --- the key --- */
+
+int compat_image_take_key(struct compat_image *i, struct err *e)
+{
+    OWNED(secret) pass = NULL;
+    size_t n = 0;
+    if (i->pass)
+        return 0;
+    if (i->key.kind == KEY_SOURCE_NONE && i->policy.require_key)
+        return err_set(e, ERR_KEY_MISSING,
+                       "no key was given, and this machine's policy (require-key) wants one");
+    if (i->key.kind == KEY_SOURCE_NONE)
+        return 0;
+    if (swtpm_key_read("key", &i->key, &pass, &n, e) < 0 ||
+        swtpm_key_passphrase("key", &i->key, &pass, &n, e) < 0)
+        return -1;
+    i->pass = MOVE(pass);
+    i->pass_bytes = n;
+    return 0;
+}
+
+int compat_image_find_key(struct compat_image *i, struct err *e)
+{
+    const struct compat_place *p = &i->place;
+    const struct key_source file = {.kind = KEY_SOURCE_FILE, .value = p->key_file, .fd = -1};
+    char image[QUOTED_BYTES], name[QUOTED_BYTES];
+    if (compat_image_take_key(i, e) < 0)
+        return -1;
+    if (i->pass)
+        return 0;
+    if (access(p->key_file, F_OK) < 0 && errno == ENOENT)
+        return err_set(e, ERR_KEY_MISSING,
+                       "%s is encrypted, no key was given, and there is no %s with a key that was "
+                       "made for it",
+                       quoted(image, p->image), quoted(name, p->key_file));
+    return key_source_read(&file, p->image, &i->pass, &i->pass_bytes, e);
+}
+
+static int make_key(struct compat_image *i, struct err *e)
+{
+    char line[LINE_BYTES], buf[QUOTED_BYTES];
+    if (new_key_file(i->place.key_file, &i->pass, &i->pass_bytes, e) < 0)
+        return -1;
+    i->made_key = true;
+    snprintf(line, sizeof(line),
+             "no key was given: a random key was made in %s; a copy of the image is useless "
+             "without it, and whoever can read both can read the TPM's state",
+             quoted(buf, i->place.key_file));
+    i->tell(i->ctx, line);
+    return 0;
+}
+
+/* A key file that is there already was made by a start that got no further. */
+int compat_image_first_key(struct compat_image *i, struct err *e)
+{
+    if (compat_image_take_key(i, e) < 0)
+        return -1;
+    bool found = i->pass || access(i->place.key_file, F_OK) == 0;
+    if ((found ? compat_image_find_key(i, e) : make_key(i, e)) < 0)
+        return -1;
+    return key_usable_by_qemu(i->pass, i->pass_bytes, e);
+}
+
+/* --- a new image --- */
+
+/* What is made, and under which key. */
+struct content {
+    const struct tpm_blobs *blobs;
+    const struct secret *pass;
+    size_t pass_bytes;
+    const struct watch *watch;
+};
+
+static int create_at(const struct compat_image *i, const char *path, const struct content *what,
+                     struct err *e)
+{
+    struct state_change first = {0};
+    struct image_create c = {.path = path, .device = i->place.device, .first = &first};
+    bool is_passphrase = i->key.kind != KEY_SOURCE_NONE && i->key.passphrase;
+    tpm_blobs_change(what->blobs, &first);
+    if (key_cost(is_passphrase ? i->policy.iter_ms : RANDOM_KEY_MS, &c.iterations, e) < 0)
+        return -1;
+    return image_create(&c, what->pass, what->pass_bytes, what->watch, NULL, e);
+}
+
+static int make_new(const struct compat_image *i, const struct content *what, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    const char *image = i->place.image;
+    if (create_at(i, image, what, e) < 0)
+        return -1;
+    if (!i->mode || chmod(image, i->mode) == 0)
+        return 0;
+    err_sys(e, ERR_STORAGE, errno, "cannot change the mode of %s", quoted(buf, image));
+    (void)unlink(image);
+    return -1;
+}
+
+/* --- in the place of a file --- */
+
+/* Left by a run that was killed in the last moment. Only an image of ours is taken away. */
+static void remove_stale(const char *path)
+{
+    struct err ignored;
+    OWNED(blk) b = NULL;
+    struct qcow_facts *f = calloc(1, sizeof(*f));
+    if (f && blk_open(path, BLK_READ_ONLY, &b, &ignored) == 0 &&
+        qcow_inspect(b, f, &ignored) == 0 && f->header.ours)
+        (void)unlink(path);
+    free(f);
+}
+
+static int give_owner_and_mode(const char *new, const struct stat *was, mode_t mode)
+{
+    struct stat st;
+    if (stat(new, &st) < 0)
+        return -1;
+    if ((st.st_uid != was->st_uid || st.st_gid != was->st_gid) &&
+        chown(new, was->st_uid, was->st_gid) < 0)
+        return -1;
+    return chmod(new, mode ? mode : was->st_mode & 0777);
+}
+
+/* They change places, so that what is taken away is what is looked at. Not every file system can do
+ * that; there it is looked at first. */
+static int exchange_with_empty(const char *new, const char *image, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    struct stat st;
+    bool changed = renameat2(AT_FDCWD, new, AT_FDCWD, image, RENAME_EXCHANGE) == 0;
+    if (!changed && errno != EINVAL && errno != ENOSYS)
+        return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
+                       quoted(buf, image));
+    if (lstat(changed ? new : image, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != 0) {
+        if (changed)
+            (void)renameat2(AT_FDCWD, new, AT_FDCWD, image, RENAME_EXCHANGE);
+        return err_set(e, ERR_STATE_FOREIGN, "%s is not an empty file any more; it was left alone",
+                       quoted(buf, image));
+    }
+    if ((changed ? unlink(new) : rename(new, image)) == 0)
+        return 0;
+    return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
+                   quoted(buf, image));
+}
+
+static int put_in_place(const struct compat_image *i, const char *new, const struct stat *was,
+                        bool is_empty, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    const char *image = i->place.image;
+    if (give_owner_and_mode(new, was, i->mode) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot give the new image owner and mode of %s",
+                       quoted(buf, image));
+    if (is_empty && exchange_with_empty(new, image, e) < 0)
+        return -1;
+    if (!is_empty && rename(new, image) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
+                       quoted(buf, image));
+    return fd_sync_parent(image) == 0
+               ? 0
+               : err_sys(e, ERR_STORAGE, errno, "cannot make the new image durable");
+}
+
+static int make_in_place(const struct compat_image *i, const struct content *what, bool is_empty,
+                         struct err *e)
+{
+    OWNED_HEAP char *new = NULL;
+    char buf[QUOTED_BYTES];
+    struct stat was;
+    if (lstat(i->place.image, &was) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot look at %s", quoted(buf, i->place.image));
+    if (asprintf(&new, "%s.nvkeep-new", i->place.image) < 0)
+        return err_nomem(e, "a path");
+    remove_stale(new);
+    if (create_at(i, new, what, e) < 0)
+        return -1;
+    if (put_in_place(i, new, &was, is_empty, e) == 0)
+        return 0;
+    remove_stale(new); /* what was there before may have that name now */
+    return -1;
+}
+
+int compat_image_create(const struct compat_image *i, enum compat_found found,
+                        const struct tpm_blobs *blobs, const struct secret *pass, size_t pass_bytes,
+                        const struct watch *watch, struct err *e)
+{
+    const struct content what = {blobs, pass, pass_bytes, watch};
+    int r = found == FOUND_EMPTY_FILE ? make_in_place(i, &what, true, e) : make_new(i, &what, e);
+    if (r < 0 && i->made_key)
+        (void)unlink(i->place.key_file);
+    return r;
+}
+
+int compat_image_replace(struct compat_image *i, const struct tpm_blobs *blobs, struct err *e)
+{
+    if (compat_image_find_key(i, e) < 0)
+        return -1;
+    const struct content what = {blobs, i->pass, i->pass_bytes, NULL};
+    return make_in_place(i, &what, false, e);
+}

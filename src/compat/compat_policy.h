@@ -1,0 +1,36 @@
+/* What the owner of a machine decides about what stands in for swtpm and swtpm_setup there.
+ *
+ * Their callers (libvirt, Proxmox) build the command line and the environment themselves, so
+ * neither can hold a policy; a file can, and a package can ship it. SYSCONFDIR/nvkeep/swtpm.conf,
+ * or the file that NVKEEP_SWTPM_CONF names:
+ *
+ *     # comment
+ *     require-key = yes          no key, no start (default: no: a random key next to the image)
+ *     migration-seal = required  as serve's option (default: off: what travels is swtpm's)
+ *     iter-time = 2000           how long one try of a passphrase takes, in ms (default: 250)
+ *
+ * A line that is not understood ends the start: a policy that was misread is worse than none.
+ */
+#ifndef NVKEEP_COMPAT_POLICY_H
+#define NVKEEP_COMPAT_POLICY_H
+
+#include <stdbool.h>
+
+#include "migration/custody.h"
+
+/* libvirt gives its secrets as passphrases. Those are random as a rule, where stretching adds
+ * nothing; one that a person chose gets something. libvirt opens an image two or three times at
+ * each start, which is what more would cost: the daemon itself has its socket before it has
+ * stretched a passphrase to the end. */
+enum { PASSPHRASE_MS = 250 };
+
+struct compat_policy {
+    bool require_key;
+    enum seal_policy seal;
+    unsigned iter_ms; /* of a passphrase that a new image is given */
+};
+
+/* Where there is no file: the defaults. ERR_USAGE. */
+int compat_policy_read(struct compat_policy *ret, struct err *e) MUST_CHECK;
+
+#endif
