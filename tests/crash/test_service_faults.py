@@ -149,7 +149,7 @@ def try_one(service, op, fault, tally):
         return
     tally.count(op.name, fault)
     if rc is None and fault.call == "allocation":
-        service.run.wait_ended(0.3)  # it may be about to die
+        service.wait_if_dying()
     if service.died():
         code = service.run.wait_ended(1)
         after_power_cut(service, (before[0], op.after(before)[0]))
@@ -199,7 +199,7 @@ def try_takeover(op, fault, tally):
             return
         tally.count(op.name, fault)
         if rc is None and fault.call == "allocation":
-            op.target.run.wait_ended(0.3)
+            op.target.wait_if_dying()
         if op.target.died():
             demand(died_in_library(fault, hit, op.target.run.wait_ended(1)), "the target died")
             demand(op.source.comes_back() and not op.serves(op.source), "the source is lost, too")

@@ -152,11 +152,11 @@ static void it_does_not_stay_armed(void **state)
     struct err e;
     (void)state;
     stop(&at.a);
-    at.a.rules.armed_ms = 500; /* time enough to answer on a busy host */
+    at.a.rules.armed_ms = 2000; /* time enough to answer on a busy host */
     serve(&at.a);
     struct token offer = offer_of(&at.a), ready = ready_of(&at.b, &offer);
     assert_done(custody_arm(at.a.c, ready.text, &e), e);
-    nanosleep(&(struct timespec){.tv_nsec = 510 * 1000 * 1000}, NULL);
+    nanosleep(&(struct timespec){2, 10 * 1000 * 1000}, NULL);
     assert_false(custody_is_armed(at.a.c));
     assert_refused(begin_export(&at.a, &e), e, ERR_USAGE, "require-prepare");
     not_armed(&at.a, ready.text, ERR_USAGE, "nothing was offered"); /* an answer arms once */

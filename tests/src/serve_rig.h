@@ -29,6 +29,16 @@ static inline int64_t rig_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* What a process has used of a processor: how busy the machine is does not show in it. */
+static inline int64_t rig_cpu_ms(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec t;
+    assert_int_equal(clock_getcpuclockid(pid, &clock), 0);
+    assert_int_equal(clock_gettime(clock, &t), 0);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 /* --- the daemon --- */
 
 /* Of a test that fails nothing may stay behind: each daemon leads a process group, its tracer

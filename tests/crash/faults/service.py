@@ -151,6 +151,17 @@ class Service:
     def died(self):
         return self.run.ended()
 
+    def wait_if_dying(self):
+        """An answer did not come: it is about to end, unless it answers somebody new."""
+        try:
+            somebody = Control(self.path("c"))
+            try:
+                somebody.result(0x01)
+            finally:
+                somebody.data.close()
+        except (Failure, OSError):
+            self.run.wait_ended(LIMIT_S)
+
     def set_patience(self, seconds=LIMIT_S):
         for client in (self.data, self.ctrl.data):
             client.sock.settimeout(seconds)
