@@ -10,7 +10,7 @@
 #include "src/key/key_prompt.h"
 #include "src/key/new_key.h"
 
-enum { PASSPHRASE_MS = 2000, RANDOM_KEY_MS = 10, NAME_BYTES = 200, SLOTS_BYTES = 40 };
+enum { NAME_BYTES = 200, SLOTS_BYTES = 40 };
 
 enum action { ACTION_LIST, ACTION_ADD, ACTION_REMOVE, ACTION_ROTATE, N_ACTIONS };
 static const char *const action_names[N_ACTIONS + 1] = {"list", "add", "remove", "rotate"};

@@ -61,7 +61,7 @@ static int take_line(struct compat_policy *p, const char *line, unsigned number,
 
 int compat_policy_read(struct compat_policy *ret, struct err *e)
 {
-    struct compat_policy p = {.seal = SEAL_OFF, .iter_ms = PASSPHRASE_MS};
+    struct compat_policy p = {.seal = SEAL_OFF, .iter_ms = SECRET_MS};
     char line[LINE_BYTES], quoted[QUOTED_BYTES];
     unsigned number = 0;
     int r = 0;

@@ -22,7 +22,7 @@
  * nothing; one that a person chose gets something. libvirt opens an image two or three times at
  * each start, which is what more would cost: the daemon itself has its socket before it has
  * stretched a passphrase to the end. */
-enum { PASSPHRASE_MS = 250 };
+enum { SECRET_MS = 250 };
 
 struct compat_policy {
     bool require_key;

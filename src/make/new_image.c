@@ -9,7 +9,7 @@
 #include "src/key/key_prompt.h"
 #include "src/key/new_key.h"
 
-enum { PASSPHRASE_MS = 2000, MIN_CLUSTER_BITS = 9 };
+enum { MIN_CLUSTER_BITS = 9 };
 
 static int refuse_existing(const char *path, struct err *e)
 {

@@ -1,5 +1,6 @@
 """swtpm and what stands in its place, with the same calls for both."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -183,3 +184,19 @@ def sides(test):
 def ours(test):
     compat = os.path.join(os.environ["NVKEEP_BUILD"], "compat")
     return Side(test, "ours", os.path.join(compat, "swtpm"), os.path.join(compat, "swtpm_ioctl"))
+
+
+def write(path, content, mode=0o600):
+    with open(path, "wb", opener=lambda p, f: os.open(p, f, mode)) as f:
+        f.write(content)
+    return path
+
+
+@contextlib.contextmanager
+def policy(side, text):
+    """What the owner of the machine has decided."""
+    os.environ["NVKEEP_SWTPM_CONF"] = write(side.path("swtpm.conf"), text)
+    try:
+        yield
+    finally:
+        del os.environ["NVKEEP_SWTPM_CONF"]

@@ -13,18 +13,12 @@ import sys
 import time
 import tty
 
-from sides import ours, sides, tpm_command
+from sides import ours, policy, sides, tpm_command, write
 from test_two_daemons import GET_RANDOM, STARTUP, filter_mode, word
 from harness.case import Skip, main
 from harness.process import run, wait_until
 
 PASSPHRASE = b"a passphrase, and a newline that counts\n"
-
-
-def write(path, content, mode=0o600):
-    with open(path, "wb", opener=lambda p, f: os.open(p, f, mode)) as f:
-        f.write(content)
-    return path
 
 
 def refused(test, side, *argv, says):
@@ -49,16 +43,6 @@ def opened_by_qemu(test, image, secret):
     done = run(["qemu-img", "check", "--object", f"secret,id=k,file={secret}", "--image-opts",
                 f"driver=qcow2,file.filename={image},encrypt.key-secret=k"])
     test.equal(done.rc, 0, f"qemu-img check: {done}")
-
-
-@contextlib.contextmanager
-def policy(side, text):
-    """What the owner of the machine has decided."""
-    os.environ["NVKEEP_SWTPM_CONF"] = write(side.path("swtpm.conf"), text)
-    try:
-        yield
-    finally:
-        del os.environ["NVKEEP_SWTPM_CONF"]
 
 
 def snapshot(folder):
@@ -493,7 +477,9 @@ def started_up(side):
 def ends_with_ctrl(side):
     daemon = side.start("socket", "--tpm2", "--tpmstate", "dir=" + side.new_state(), "--ctrl",
                         "type=unixio,path=t.ctrl,terminate", ready="t.ctrl")
-    side.control("t.ctrl").close()
+    c = side.control("t.ctrl")
+    c.ask(0x01, size=8)  # it is ready
+    c.close()
     side.test.equal(daemon.wait(), 0, "exit code when the control client hangs up")
     return daemon
 

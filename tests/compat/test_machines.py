@@ -138,9 +138,9 @@ class FileSource(SwtpmStore):
             return st.st_ino, st.st_mtime_ns, f.read()
 
 
-def shared_storage(test):
+def shared_storage(test, name="shared"):
     ours_first()
-    store = FileSource(test.folder, "shared")
+    store = FileSource(test.folder, name)
     store.create()
     source = store.start(test, "source")
     return store, source, Continuity(test, source)
