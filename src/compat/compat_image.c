@@ -38,12 +38,29 @@ static int refuse_old(const struct compat_image *i, char **ret_advice, struct er
                    quoted(buf, p->old ?: p->image));
 }
 
+/* An import in place (src/make/in_place.h) was killed on its way, where the image had the state's
+ * name already: it gets its own. Two that start at once do the same. */
+static int finish_import(const struct compat_place *p, enum compat_found *found, struct err *e)
+{
+    char buf[QUOTED_BYTES];
+    bool is_image = false;
+    if (compat_place_old_is_image(p, &is_image, e) < 0)
+        return -1;
+    if (!is_image)
+        return 0;
+    if ((link(p->old, p->image) < 0 && errno != EEXIST) || (unlink(p->old) < 0 && errno != ENOENT))
+        return err_sys(e, ERR_STORAGE, errno, "cannot give the image in %s its name",
+                       quoted(buf, p->old));
+    return compat_place_look(p, found, e);
+}
+
 int compat_image_look(const struct compat_image *i, enum compat_found *ret, char **ret_advice,
                       struct err *e)
 {
     enum compat_found found;
     char buf[QUOTED_BYTES];
-    if (compat_place_look(&i->place, &found, e) < 0)
+    if (compat_place_look(&i->place, &found, e) < 0 ||
+        (found == FOUND_OLD && i->place.old && finish_import(&i->place, &found, e) < 0))
         return -1;
     if (found == FOUND_OLD)
         return refuse_old(i, ret_advice, e);

@@ -27,8 +27,9 @@ struct compat_image {
 
 void compat_image_clear(struct compat_image *i);
 
-/* As compat_place_look(). ERR_STATE_FOREIGN: what is there is left alone; *ret_advice: how to go
- * on, however long that is, where there is a way; the caller's. */
+/* As compat_place_look(), and what an import in place left half done is finished.
+ * ERR_STATE_FOREIGN: what is there is left alone; *ret_advice: how to go on, however long that is,
+ * where there is a way; the caller's. */
 int compat_image_look(const struct compat_image *i, enum compat_found *ret, char **ret_advice,
                       struct err *e) MUST_CHECK;
 

@@ -104,3 +104,12 @@ int compat_place_look(const struct compat_place *p, enum compat_found *ret, stru
     *ret = found;
     return 0;
 }
+
+int compat_place_old_is_image(const struct compat_place *p, bool *ret, struct err *e)
+{
+    enum compat_found found;
+    if (look_into(p->old, &found, e) < 0)
+        return -1;
+    *ret = found == FOUND_IMAGE;
+    return 0;
+}

@@ -31,5 +31,7 @@ enum compat_found {
 /* Reads a few bytes and takes no lock. */
 int compat_place_look(const struct compat_place *p, enum compat_found *ret,
                       struct err *e) MUST_CHECK;
+/* Has an image the name of swtpm's state? See src/make/in_place.h. Only with a directory. */
+int compat_place_old_is_image(const struct compat_place *p, bool *ret, struct err *e) MUST_CHECK;
 
 #endif

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/key/key_rules.h"
+
 enum { QUOTED_BYTES = 200, LINE_BYTES = 256, ITER_MS_MAX = 600000 };
 
 static const char *path(void)

@@ -18,12 +18,6 @@
 
 #include "migration/custody.h"
 
-/* libvirt gives its secrets as passphrases. Those are random as a rule, where stretching adds
- * nothing; one that a person chose gets something. libvirt opens an image two or three times at
- * each start, which is what more would cost: the daemon itself has its socket before it has
- * stretched a passphrase to the end. */
-enum { SECRET_MS = 250 };
-
 struct compat_policy {
     bool require_key;
     enum seal_policy seal;
