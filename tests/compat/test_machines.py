@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 
-from sides import ours, sides
+from sides import ours
 from test_two_daemons import free_port
 from harness.case import Skip, main
 from harness.continuity import COUNTER, Continuity
@@ -181,23 +181,6 @@ def a_migration_that_fails_on_shared_storage_leaves_the_machine_its_tpm(test):
     source.power_off()
     source = store.start(test, "next")
     test.equal(source.tpm.nv_counter(COUNTER), seen.count, "the counter at the next start")
-
-
-def what_a_live_machine_has_is_taken_from_it_by_stock_setup_and_not_by_ours(test):
-    stock, side = sides(test)
-    stock_setup = shutil.which("swtpm_setup", path="/usr/bin:/bin")
-    if not stock_setup:
-        raise Skip("swtpm_setup is missing")
-    for one, setup, loses in ((stock, stock_setup, True), (side, side.swtpm + "_setup", False)):
-        path = one.path("state")
-        daemon = one.emulator(state=f"backend-uri=file://{path}")
-        test.equal(one.control().ask(0x02, bytes(4)), bytes(4), "INIT")
-        before = os.stat(path).st_ino
-        done = run([setup, "--tpm2", "--tpm-state", f"file://{path}", "--overwrite"], cwd=one.folder)
-        test.equal(done.rc, 0, f"{one.name}: {done}")
-        test.equal(os.stat(path).st_ino != before, loses, f"{one.name}: another file is there")
-        test.check(daemon.process.poll() is None, f"{one.name}: the daemon has ended")
-        daemon.end()
 
 
 def tools_of_others_talk_to_it(test):
