@@ -128,7 +128,7 @@ static int look_into(const char *path, enum emulator_found *ret, struct err *e)
 {
     static const uint8_t ours[4] = {'Q', 'F', 'I', 0xfb},
                          linear[MAGIC_BYTES] = {'n', 'i', 'l', 'm', 'p', 't', 'w', 's'};
-    uint8_t head[MAGIC_BYTES];
+    uint8_t head[MAGIC_BYTES] = {0};
     char buf[QUOTED_BYTES];
     struct stat st;
     OWNED_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -143,10 +143,10 @@ static int look_into(const char *path, enum emulator_found *ret, struct err *e)
     if (n < 0)
         return err_set(e, ERR_USAGE, "%s cannot hold the TPM's state: wanted a file",
                        quoted(buf, path));
-    *ret = n == 0 && S_ISREG(st.st_mode)                               ? FOUND_EMPTY_FILE
-           : n >= (ssize_t)sizeof(ours) && !memcmp(head, ours, 4)      ? FOUND_IMAGE
-           : n == MAGIC_BYTES && !memcmp(head, linear, sizeof(linear)) ? FOUND_OLD
-                                                                       : FOUND_OTHER;
+    *ret = n == 0 && S_ISREG(st.st_mode)               ? FOUND_EMPTY_FILE
+           : memcmp(head, ours, sizeof(ours)) == 0     ? FOUND_IMAGE
+           : memcmp(head, linear, sizeof(linear)) == 0 ? FOUND_OLD
+                                                       : FOUND_OTHER;
     return 0;
 }
 
