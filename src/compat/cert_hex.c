@@ -15,12 +15,14 @@ int hex_read(const char *text, size_t n, struct hex_number *ret, struct err *e)
         return err_set(e, ERR_USAGE, "Got an odd number of hex digits (%zu).", n);
     if (n == 0 || n / 2 > HEX_BYTES)
         return err_set(e, ERR_USAGE, "%zu hex digits; there have to be 2 to %d", n, 2 * HEX_BYTES);
-    for (size_t i = 0; i < n; i++)
-        if (value_of(text[i]) < 0)
+    struct hex_number h = {.n = n / 2};
+    for (size_t i = 0; i < n; i++) {
+        int v = value_of(text[i]);
+        if (v < 0)
             return err_set(e, ERR_USAGE, "Illegal hex character '%s'.",
                            err_quote(buf, sizeof(buf), text + i, 1));
-    for (size_t i = 0; i < n / 2; i++)
-        ret->p[i] = (uint8_t)(value_of(text[2 * i]) << 4 | value_of(text[2 * i + 1]));
-    ret->n = n / 2;
+        h.p[i / 2] = (uint8_t)(h.p[i / 2] * 16 + v);
+    }
+    *ret = h;
     return 0;
 }

@@ -240,7 +240,8 @@ static int elsewhere_info(gnutls_privkey_t key, unsigned flags, void *ctx)
     if (flags & GNUTLS_PRIVKEY_INFO_PK_ALGO_BITS)
         return (int)k->bits;
     if (flags & GNUTLS_PRIVKEY_INFO_HAVE_SIGN_ALGO)
-        return gnutls_sign_supports_pk_algorithm(GNUTLS_FLAGS_TO_SIGN_ALGO(flags), k->algorithm);
+        return (int)gnutls_sign_supports_pk_algorithm(GNUTLS_FLAGS_TO_SIGN_ALGO(flags),
+                                                      k->algorithm);
     return -1;
 }
 

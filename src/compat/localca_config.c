@@ -52,48 +52,46 @@ static struct line value_of(struct line l)
     return l;
 }
 
+static int append(char ret[VALUE_BYTES], size_t *n, const char *part, size_t bytes, struct err *e)
+{
+    if (bytes >= VALUE_BYTES - *n)
+        return err_set(e, ERR_USAGE, "a value of more than %d bytes", VALUE_BYTES - 1);
+    memcpy(ret + *n, part, bytes);
+    *n += bytes;
+    ret[*n] = 0;
+    return 0;
+}
+
 /* "${NAME}" at l->at: what the environment has for it. */
-static const char *resolve(struct line *l, const char *(*lookup)(const char *), struct err *e)
+static int resolve(struct line *l, const char *(*lookup)(const char *), char ret[VALUE_BYTES],
+                   size_t *ret_n, struct err *e)
 {
     char name[NAME_BYTES], buf[2 * NAME_BYTES];
     const char *end = memchr(l->at, '}', (size_t)(l->end - l->at));
     const size_t n = end ? (size_t)(end - l->at - 2) : 0;
-    if (n == 0 || n >= sizeof(name)) {
-        err_set(e, ERR_USAGE, "a ${...} without a name or without an end: %s",
-                err_quote(buf, sizeof(buf), l->at, (size_t)(l->end - l->at)));
-        return NULL;
-    }
+    if (n == 0 || n >= sizeof(name))
+        return err_set(e, ERR_USAGE, "a ${...} without a name or without an end: %s",
+                       err_quote(buf, sizeof(buf), l->at, (size_t)(l->end - l->at)));
     memcpy(name, l->at + 2, n);
     name[n] = 0;
     const char *value = lookup(name);
     if (!value)
-        err_set(e, ERR_USAGE, "${%s} is not in the environment",
-                err_quote(buf, sizeof(buf), name, n));
+        return err_set(e, ERR_USAGE, "${%s} is not in the environment",
+                       err_quote(buf, sizeof(buf), name, n));
     l->at = end + 1;
-    return value;
+    return append(ret, ret_n, value, strlen(value), e);
 }
 
 static int expand(struct line l, const char *(*lookup)(const char *), char ret[VALUE_BYTES],
                   struct err *e)
 {
     size_t n = 0;
+    ret[0] = 0;
     while (l.at < l.end) {
-        const char *part = l.at;
-        size_t bytes = 1;
-        if (l.end - l.at > 1 && l.at[0] == '$' && l.at[1] == '{') {
-            part = resolve(&l, lookup, e);
-            if (!part)
-                return -1;
-            bytes = strlen(part);
-        } else {
-            l.at++;
-        }
-        if (bytes >= VALUE_BYTES - n)
-            return err_set(e, ERR_USAGE, "a value of more than %d bytes", VALUE_BYTES - 1);
-        memcpy(ret + n, part, bytes);
-        n += bytes;
+        const bool named = l.end - l.at > 1 && l.at[0] == '$' && l.at[1] == '{';
+        if (named ? resolve(&l, lookup, ret, &n, e) < 0 : append(ret, &n, l.at++, 1, e) < 0)
+            return -1;
     }
-    ret[n] = 0;
     return 0;
 }
 

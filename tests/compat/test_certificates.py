@@ -2,6 +2,8 @@
 accepted by OpenSSL and GnuTLS, and for the keys that are in the TPM."""
 
 import concurrent.futures
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -664,6 +666,45 @@ def without_any_configuration_there_is_an_authority_of_ones_own(test):
     test.equal(done.rc, 0, f"{done.out}{done.err}")
     shutil.copytree(mine.path("varlib/swtpm-localca"), mine.path("ca"))  # root there
     test.check(all(verified(test, mine, read(mine.path("state/ek-secp384r1.crt")))[:2]), "not verified")
+
+
+def info_shows_the_fingerprints_of_the_keys_that_are_certified(test):
+    needs("openssl", "certtool")
+    mine = ours(test)
+    def shown(image, *key):
+        done = run([os.environ["NVKEEP"], "info", mine.path(image), "--json", *key])
+        test.equal(done.rc, 0, done.err)
+        return json.loads(done.out)
+    def fingerprint(name):
+        der = without_header(read(mine.path(f"state/ek-{name}.crt")))
+        write(mine.path("c"), der)
+        openssl(test, "x509", "-inform", "der", "-in", mine.path("c"), "-noout", "-pubkey", "-out",
+                mine.path("pub"))
+        openssl(test, "pkey", "-pubin", "-in", mine.path("pub"), "-outform", "der", "-out", mine.path("spki"))
+        return hashlib.sha256(read(mine.path("spki"))).hexdigest()
+    for size, handle in (("2048", "0x81010001"), ("3072", "0x8101001c")):
+        set_up(test, mine, "state", "--tpm2", "--rsa-keysize", size)
+        key = ["--key", f"file={mine.path('state/tpm2-00.key')}"]
+        before = read(mine.path("state/tpm2-00.qcow2"))
+        eks = {e["algorithm"]: e for e in shown("state/tpm2-00.qcow2", *key)["inside"]["ek"]}
+        test.equal({n: (e["sha256"], e["handle"]) for n, e in eks.items()},
+                   {f"RSA {size}": (fingerprint(f"rsa{size}"), handle),
+                    "ECC P-384": (fingerprint("secp384r1"), "0x81010016")}, "EKs")
+        test.check("inside" not in shown("state/tpm2-00.qcow2"), "something is shown without the key")
+        test.equal(read(mine.path("state/tpm2-00.qcow2")), before, "the image")
+        words = run([os.environ["NVKEEP"], "info", mine.path("state/tpm2-00.qcow2"), *key]).out
+        test.contains(words, f"RSA {size}, SHA-256 {eks[f'RSA {size}']['sha256']}, at {handle}", "text")
+    # Of a TPM 1.2 until it has an owner; of a TPM 2.0 without EKs those that its seed gives.
+    for more, shows in (([], 1), (["--take-ownership"], 0)):
+        set_up(test, mine, "state", *more)
+        eks = shown("state/tpm-00.qcow2", "--key", f"file={mine.path('state/tpm-00.key')}")["inside"]["ek"]
+        test.equal(len(eks), shows, "EKs of a TPM 1.2")
+    run([os.environ["NVKEEP"], "create", mine.path("new"), "--new-key", mine.path("new.key")])
+    key = ["--key", f"file={mine.path('new.key')}"]
+    first = shown("new", *key)["inside"]["ek"]
+    test.equal([(e["algorithm"], "handle" in e) for e in first],
+               [("RSA 2048", False), ("ECC P-384", False)], "EKs of a new TPM")
+    test.equal(shown("new", *key)["inside"]["ek"], first, "EKs asked for again")
 
 
 def gnutls_is_in_the_programs_that_sign_alone(test):
