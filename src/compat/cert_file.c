@@ -70,7 +70,8 @@ static int write_in_place(const char *path, const void *p, size_t n, struct err 
     return 0;
 }
 
-int cert_file_write(const char *path, mode_t mode, const void *p, size_t n, struct err *e)
+int cert_file_write(const char *path, mode_t mode, bool durable, const void *p, size_t n,
+                    struct err *e)
 {
     char aside[PATH_MAX];
     struct stat st;
@@ -82,7 +83,7 @@ int cert_file_write(const char *path, mode_t mode, const void *p, size_t n, stru
         return -1;
     if (replaces)
         become_like(fd, &st);
-    if (fd_write_full(fd, p, n) == 0 && fsync(fd) == 0 && rename(aside, path) == 0)
+    if (fd_write_full(fd, p, n) == 0 && (!durable || fsync(fd) == 0) && rename(aside, path) == 0)
         return 0;
     err_sys(e, ERR_STORAGE, errno, "Could not write %s", path);
     (void)unlink(aside);

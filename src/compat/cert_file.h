@@ -14,9 +14,9 @@ int cert_file_read(const char *path, const char *what, struct secret **ret, size
                    struct err *e) MUST_CHECK;
 
 /* Replaces what is there, whose owner and mode it keeps; what is no plain file is written to, a
- * symbolic link is refused. On disk when it returns, but for the
- * directory's entry. ERR_USAGE: it cannot be there. */
-int cert_file_write(const char *path, mode_t mode, const void *p, size_t n,
+ * symbolic link is refused. durable: on disk when it returns, but for
+ * the directory's entry. ERR_USAGE: it cannot be there. */
+int cert_file_write(const char *path, mode_t mode, bool durable, const void *p, size_t n,
                     struct err *e) MUST_CHECK;
 
 #endif

@@ -165,7 +165,7 @@ int cert_issue(const struct cert_args *a, const struct cert_by *by, uint8_t ret[
 int cert_write(const char *path, const uint8_t *p, size_t n, struct err *e)
 {
     if (path)
-        return cert_file_write(path, 0600, p, n, e);
+        return cert_file_write(path, 0600, false, p, n, e);
     return fd_write_full(STDOUT_FILENO, p, n) < 0
                ? err_sys(e, ERR_STORAGE, errno, "Could not write the certificate")
                : 0;

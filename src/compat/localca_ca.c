@@ -14,6 +14,7 @@
 #include "src/compat/cert_x509.h"
 
 enum { QUOTED_BYTES = 300, DIR_MODE = 0750, KEY_MODE = 0600, CERT_MODE = 0644, SERIAL_MODE = 0644 };
+enum { SERIAL_TEXT_BYTES = 32 };
 
 /* --- directories and the lock --- */
 
@@ -104,7 +105,7 @@ static int make_key(const struct authority *a, struct err *e)
     OWNED(secret) pem = NULL;
     size_t n = 0;
     if (x509_key_make(a->password, &pem, &n, e) < 0 ||
-        cert_file_write(a->key_path, KEY_MODE, secret_peek(pem), n, e) < 0)
+        cert_file_write(a->key_path, KEY_MODE, true, secret_peek(pem), n, e) < 0)
         return err_prefix(e, "Could not create %s's key", a->name);
     return sync_dir_of(a->key_path, e);
 }
@@ -149,7 +150,7 @@ static int make_cert(const struct authority *a, const struct authority *root, st
         return -1;
     r.subject = subject;
     if (x509_issue(&r, root_cert, root ? root_key : own, true, pem, &n, e) < 0 ||
-        cert_file_write(a->cert_path, CERT_MODE, pem, n, e) < 0)
+        cert_file_write(a->cert_path, CERT_MODE, true, pem, n, e) < 0)
         return err_prefix(e, "Could not create the certificate of %s", a->name);
     return sync_dir_of(a->cert_path, e);
 }
@@ -213,19 +214,15 @@ int localca_make(const struct localca_ca *ca, const struct setup_log *log, struc
 /* --- numbers --- */
 
 /* The last one that was given away. None yet: as if it had been 1. */
-static int read_serial(const char *path, uint64_t *ret, struct err *e)
+static int read_serial(const char *path, int fd, uint64_t *ret, size_t *ret_digits, struct err *e)
 {
-    char text[32] = "", *end;
-    OWNED_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 && errno == ENOENT) {
-        *ret = 1;
-        return 0;
-    }
-    ssize_t n = fd < 0 ? -1 : fd_read_full(fd, text, sizeof(text) - 1);
+    char text[SERIAL_TEXT_BYTES] = "", *end;
+    ssize_t n = fd_pread_full(fd, text, sizeof(text) - 1, 0);
     if (n < 0)
         return err_sys(e, ERR_USAGE, errno, "Could not read the serial number in %s", path);
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
+    *ret_digits = (size_t)(end - text);
     end += strspn(end, " \t\r\n");
     if (n == 0 || text[0] < '0' || text[0] > '9' || *end || errno != 0 || v >= INT64_MAX)
         return err_set(e, ERR_USAGE,
@@ -236,16 +233,33 @@ static int read_serial(const char *path, uint64_t *ret, struct err *e)
     return 0;
 }
 
+/* As many digits as before, within a sector: they are changed where they stand, with one flush. */
+static int write_serial(const char *path, int fd, uint64_t serial, size_t digits, struct err *e)
+{
+    char text[SERIAL_TEXT_BYTES];
+    const int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)serial);
+    if ((size_t)n != digits)
+        return cert_file_write(path, SERIAL_MODE, true, text, (size_t)n, e) < 0
+                   ? -1
+                   : sync_dir_of(path, e);
+    return fd_pwrite_full(fd, text, digits, 0) < 0 || fdatasync(fd) < 0
+               ? err_sys(e, ERR_STORAGE, errno, "Could not write %s", path)
+               : 0;
+}
+
 int localca_serial(const struct localca_ca *ca, uint64_t *ret, struct err *e)
 {
-    char text[32];
-    uint64_t last;
+    uint64_t last = 1;
+    size_t digits = 0;
     OWNED_FD held = lock(ca, e);
-    if (held < 0 || read_serial(ca->cert_serial, &last, e) < 0)
+    if (held < 0)
         return -1;
-    int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)last + 1);
-    if (cert_file_write(ca->cert_serial, SERIAL_MODE, text, (size_t)n, e) < 0 ||
-        sync_dir_of(ca->cert_serial, e) < 0)
+    OWNED_FD fd = open(ca->cert_serial, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
+    if (fd < 0 && errno != ENOENT)
+        return err_sys(e, ERR_USAGE, errno, "Could not open %s", ca->cert_serial);
+    if (fd >= 0 && read_serial(ca->cert_serial, fd, &last, &digits, e) < 0)
+        return -1;
+    if (write_serial(ca->cert_serial, fd, last + 1, digits, e) < 0)
         return -1;
     *ret = last + 1;
     return 0;
