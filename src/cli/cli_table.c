@@ -237,7 +237,8 @@ const struct cli_command cli_commands[] = {
                  "image\n"
                  "it is, and whether serve would open it, given the key. With --key also what is "
                  "inside:\n"
-                 "the kind of TPM, how often its state changed, how full the log is, and the fingerprints of\n"
+                 "the kind of TPM, how often its state changed, how full the log is, and the "
+                 "fingerprints of\n"
                  "its endorsement keys.\n"
                  "\n"
                  "Never writes and takes no lock: usable while the image is being served.",
