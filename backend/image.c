@@ -238,8 +238,9 @@ int image_open_damaged(const char *path, const struct secret *pass, size_t pass_
     return recovery_new(&disk, ret, e);
 }
 
-int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
-                 const struct watch *watch, struct image_report *ret, struct err *e)
+int image_verify_look(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
+                      const struct watch *watch, struct image_report *ret,
+                      struct store_look **ret_look, struct err *e)
 {
     struct image_report report = {0};
     OWNED(blk) b = NULL;
@@ -257,7 +258,15 @@ int image_verify(const char *path, const struct secret *pass, size_t pass_bytes,
     report.facts = *qcow_disk_facts(disk);
     report.holds_tpm = store_look_get(look, BLOB_PERMANENT, &(size_t){0}) != NULL;
     *ret = report;
+    *ret_look = MOVE(look);
     return 0;
+}
+
+int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
+                 const struct watch *watch, struct image_report *ret, struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    return image_verify_look(path, pass, pass_bytes, full, watch, ret, &look, e);
 }
 
 /* What qcow_format() calls back for: the only content of a new disk. */

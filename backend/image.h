@@ -73,6 +73,11 @@ struct image_report {
 int image_verify(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
                  const struct watch *watch, struct image_report *ret, struct err *e) MUST_CHECK;
 
+/* And the state itself. */
+int image_verify_look(const char *path, const struct secret *pass, size_t pass_bytes, bool full,
+                      const struct watch *watch, struct image_report *ret,
+                      struct store_look **ret_look, struct err *e) MUST_CHECK;
+
 struct image_create {
     const char *path;
     enum device_kind device;

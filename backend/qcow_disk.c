@@ -1,6 +1,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "backend/qcow_key_io.h"
 #include "backend/qcow_priv.h"
 #include "src/base/bytes.h"
 
@@ -454,6 +455,11 @@ int qcow_disk_read_again(struct qcow_disk_rw *d, struct sector at, uint8_t buf[S
         return -1;
     sector_decrypt(v->cipher, r.at.byte / SECTOR_BYTES, 1, buf);
     return 0;
+}
+
+int qcow_disk_key_area(const struct qcow_disk_rw *d, struct key_area *ret, struct err *e)
+{
+    return key_area_of(d->d->v->img, d->w, ret, e);
 }
 
 bool qcow_disk_claim_is_enough(const struct qcow_disk_rw *d)

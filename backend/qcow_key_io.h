@@ -37,6 +37,8 @@ struct key_area {
  * ERR_UNSUPPORTED: claimed, and the image is marked corrupt. */
 int key_area_of(const struct qcow_image *img, struct blk_rw *w, struct key_area *ret,
                 struct err *e) MUST_CHECK;
+int qcow_disk_key_area(const struct qcow_disk_rw *d, struct key_area *ret,
+                       struct err *e) MUST_CHECK;
 struct key_io key_area_io(struct key_area *a); /* borrows it */
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "backend/qcow_key_io.h"
 #include "backend/store_state.h"
 
 enum { LOOK_TRIES = 5, TRIED_MOST = 8 };
@@ -396,6 +397,17 @@ static int look_for_other_owner(struct store *s, struct err *e)
             found.head.generation, found.head.epoch, s->own_epoch, s->at.generation);
     *e = s->fenced;
     return -1;
+}
+
+int store_key_area(struct store *s, struct key_area *ret, struct err *e)
+{
+    if (s->fenced.kind != ERR_NONE) {
+        *e = s->fenced;
+        return -1;
+    }
+    if (look_for_other_owner(s, e) < 0)
+        return -1;
+    return qcow_disk_key_area(s->disk, ret, e);
 }
 
 static int write_commit(struct store *s, const struct commit *c, struct scan_result *ret,

@@ -63,6 +63,10 @@ const uint8_t *store_get(const struct store *s, enum blob_kind kind, size_t *ret
 int store_commit(struct store *s, const struct state_change *change, struct err *e) MUST_CHECK;
 
 const struct ref_facts *store_facts(const struct store *s);
+/* Where the keys of its image are, for as long as nobody else has taken over (ERR_FENCED): to be
+ * asked for anew before each access. */
+struct key_area;
+int store_key_area(struct store *s, struct key_area *ret, struct err *e) MUST_CHECK;
 /* The disk below, borrowed; for `check` and for the tests. */
 const struct qcow_disk *store_disk(const struct store *s);
 

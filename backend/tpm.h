@@ -74,6 +74,9 @@ unsigned tpm_kinds(const struct tpm *t); /* blobs it has: bit (kind - 1) */
 
 enum device_kind tpm_kind(const struct tpm *t);
 const struct store *tpm_store(const struct tpm *t); /* NULL: lent, or not there yet */
+/* Of its store (store_key_area()); ERR_USAGE where that is not here. */
+struct key_area;
+int tpm_key_area(struct tpm *t, struct key_area *ret, struct err *e) MUST_CHECK;
 
 /* Buffer size for commands and responses as the emulator asks for it; clamped to what libtpms can.
  * Only while off, except want = 0, which asks. */

@@ -275,6 +275,15 @@ const struct store *tpm_store(const struct tpm *t)
     return t->store;
 }
 
+int tpm_key_area(struct tpm *t, struct key_area *ret, struct err *e)
+{
+    if (t->store)
+        return store_key_area(t->store, ret, e);
+    return err_set(e, ERR_USAGE,
+                   "the image is not claimed here now; where nobody has it, nvkeep key changes its "
+                   "keys");
+}
+
 bool tpm_is_on(const struct tpm *t)
 {
     return t->power != TPM_OFF;

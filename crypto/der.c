@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const asn1_static_node nvkeep_asn1[];
+extern const asn1_static_node nvkeep_asn1[], tcg_asn1[];
 
 struct der {
     asn1_node definitions, value;
@@ -36,6 +36,11 @@ static int memory_for_asn1(const char *name, struct err *e)
     return 0;
 }
 
+static const asn1_static_node *module_of(const char *type)
+{
+    return strncmp(type, "TCG.", 4) == 0 ? tcg_asn1 : nvkeep_asn1;
+}
+
 /* The module is ours and sound; what fails while it is loaded or written is memory, whatever
  * libtasn1 calls it. */
 int der_new(const char *type, const char *name, struct der **ret, struct err *e)
@@ -46,7 +51,7 @@ int der_new(const char *type, const char *name, struct der **ret, struct err *e)
     if (!d)
         return err_nomem(e, name);
     d->name = name;
-    int r = asn1_array2tree(nvkeep_asn1, &d->definitions, NULL);
+    int r = asn1_array2tree(module_of(type), &d->definitions, NULL);
     if (r == ASN1_SUCCESS)
         r = asn1_create_element(d->definitions, type, &d->value);
     if (r != ASN1_SUCCESS)
@@ -87,6 +92,16 @@ void der_put_u64(struct der *d, const char *field, uint64_t v)
     uint8_t be[9] = {0}; /* a zero in front: INTEGERs have a sign */
     put_be64(be + 1, v);
     put(d, field, be, sizeof(be));
+}
+
+void der_put_bool(struct der *d, const char *field, bool v)
+{
+    put(d, field, v ? "TRUE" : "FALSE", 1);
+}
+
+void der_add(struct der *d, const char *field)
+{
+    put(d, field, "NEW", 1);
 }
 
 int der_encode(struct der *d, uint8_t *ret, size_t room, size_t *ret_n, struct err *e)

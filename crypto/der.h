@@ -1,5 +1,5 @@
-/* DER through libtasn1, for values of the types in nvkeep.asn. der.c is the only file that sees
- * libtasn1, and knows what it does not check.
+/* DER through libtasn1, for values of the types in nvkeep.asn and tcg.asn. der.c is the only file
+ * that sees libtasn1, and knows what it does not check.
  *
  * Writing and reading keep the first error, so that fields are written or read one after the other
  * and asked for once, at the end (der_encode, der_got). Strict: DER has one spelling for each
@@ -19,7 +19,8 @@
 enum { DER_OID_MAX = 64 }; /* an object identifier as text, with its zero */
 
 struct der;
-/* An empty value. type: "NVKEEP.ReferenceSector". name: what messages call it; borrowed. */
+/* An empty value. type: "NVKEEP.ReferenceSector", "TCG.TPMSpecification". name: what messages call
+ * it; borrowed. */
 int der_new(const char *type, const char *name, struct der **ret, struct err *e) MUST_CHECK;
 void der_free(struct der *d);
 DEFINE_OWNED(der);
@@ -27,6 +28,10 @@ DEFINE_OWNED(der);
 void der_put_u64(struct der *d, const char *field, uint64_t v);
 void der_put_bytes(struct der *d, const char *field, const uint8_t *p, size_t n);
 void der_put_oid(struct der *d, const char *field, const char *oid);
+void der_put_bool(struct der *d, const char *field, bool v);
+/* One more element of a SEQUENCE OF or SET OF, ""  being the value itself; what is put next under
+ * "?LAST" goes into it. */
+void der_add(struct der *d, const char *field);
 /* ERR_STORAGE: no memory; the module is ours, and what is put fits. */
 int der_encode(struct der *d, uint8_t *ret, size_t room, size_t *ret_n, struct err *e) MUST_CHECK;
 

@@ -58,6 +58,11 @@ bool custody_has_image(const struct custody *c)
     return c->image != NULL;
 }
 
+const struct volume_key *custody_key(const struct custody *c)
+{
+    return c->image ? image_key(c->image) : NULL;
+}
+
 /* --- the table --- */
 
 enum handover_state custody_state(const struct custody *c)

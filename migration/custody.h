@@ -71,6 +71,9 @@ DEFINE_OWNED(custody);
 /* False: of an image that is being copied, as long as it could not be opened. */
 bool custody_has_image(const struct custody *c);
 
+/* The key of the image. NULL: there is none yet. */
+const struct volume_key *custody_key(const struct custody *c);
+
 /* --- the table --- */
 
 enum handover_state custody_state(const struct custody *c);

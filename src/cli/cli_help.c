@@ -57,6 +57,9 @@ static void verbs_help(FILE *to)
         int n = snprintf(name, sizeof(name), "  %s%s%s%s%s%s%s", v->name, v->argument ? " " : "",
                          v->optional ? "[" : "", v->argument ? v->argument : "",
                          v->argument ? "=" : "", v->value ? v->value : "", v->optional ? "]" : "");
+        if (v->second)
+            n += snprintf(name + n, sizeof(name) - (size_t)n, " [%s=%s]", v->second,
+                          v->second_value);
         fputs(name, to);
         wrapped(to, (size_t)n, NAME_COLUMN, v->help);
     }

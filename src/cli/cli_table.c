@@ -240,7 +240,9 @@ const struct cli_command cli_commands[] = {
                  "image\n"
                  "it is, and whether serve would open it, given the key. With --key also what is "
                  "inside:\n"
-                 "the kind of TPM, how often its state changed, and how full the log is.\n"
+                 "the kind of TPM, how often its state changed, how full the log is, and the "
+                 "fingerprints of\n"
+                 "its endorsement keys.\n"
                  "\n"
                  "Never writes and takes no lock: usable while the image is being served.",
         OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),

@@ -174,38 +174,51 @@ static int find_verb(const char *name, const struct admin_verb **ret, struct err
                    like ? like : "", like ? "\"?" : "");
 }
 
+/* The value of "NAME=VALUE"; NULL: it is another one. */
+static const char *value_of(const char *word, const char *name)
+{
+    size_t n = name ? strlen(name) : 0;
+    return name && strncmp(word, name, n) == 0 && word[n] == '=' ? word + n + 1 : NULL;
+}
+
 /* NAME=VALUE words, as far as the verb knows them. */
-static int read_words(const struct cli_args *a, const struct admin_verb *v, const char **ret,
+static int read_words(const struct cli_args *a, const struct admin_verb *v, const char *ret[2],
                       struct err *e)
 {
     char buf[QUOTED_BYTES];
-    size_t n = v->argument ? strlen(v->argument) : 0;
     for (size_t i = 1; i < a->n_more; i++) {
-        const char *w = a->more[i];
-        if (n == 0 || strncmp(w, v->argument, n) != 0 || w[n] != '=')
+        const char *w = a->more[i], *first = value_of(w, v->argument);
+        const char *value = first ?: value_of(w, v->second);
+        const char **to = first ? &ret[0] : &ret[1];
+        if (!value)
             return err_set(e, ERR_USAGE, "%s: unexpected \"%s\"%s%s%s", v->name,
-                           err_quote(buf, sizeof(buf), w, strcspn(w, "=")), n ? "; it takes " : "",
-                           n ? v->argument : "", n ? "=" : "");
-        if (*ret)
-            return err_set(e, ERR_USAGE, "%s: %s= is given twice", v->name, v->argument);
-        *ret = w + n + 1;
+                           err_quote(buf, sizeof(buf), w, strcspn(w, "=")),
+                           v->argument ? "; it takes " : "", v->argument ?: "",
+                           v->argument ? "=" : "");
+        if (*to)
+            return err_set(e, ERR_USAGE, "%s: %s= is given twice", v->name,
+                           first ? v->argument : v->second);
+        *to = value;
     }
-    if (v->argument && !v->optional && !*ret)
+    if (v->argument && !v->optional && !ret[0])
         return err_set(e, ERR_USAGE, "%s: missing: %s=%s", v->name, v->argument, v->value);
     return 0;
 }
 
-static char *command_line(const struct admin_verb *v, const char *value)
+static char *command_line(const struct admin_verb *v, const char *const value[2])
 {
     OWNED(json_out) o = json_out_new();
     if (!o)
         return NULL;
     json_out_text(o, "execute", v->name);
-    if (value) {
+    if (value[0] || value[1])
         json_out_object(o, "arguments");
-        json_out_text(o, v->argument, value);
+    if (value[0])
+        json_out_text(o, v->argument, value[0]);
+    if (value[1])
+        json_out_text(o, v->second, value[1]);
+    if (value[0] || value[1])
         json_out_end(o);
-    }
     return json_out_line(o);
 }
 
@@ -242,22 +255,22 @@ static int run_verb(struct cli_run *run, struct talk *t, struct err *e)
 {
     const struct cli_args *a = run->args;
     const struct admin_verb *v;
-    const char *value = NULL;
+    const char *value[2] = {NULL, NULL};
     OWNED(json_in) answer = NULL;
-    if (find_verb(a->more[0], &v, e) < 0 || read_words(a, v, &value, e) < 0)
+    if (find_verb(a->more[0], &v, e) < 0 || read_words(a, v, value, e) < 0)
         return -1;
     if (a->text[OPT_FOLLOW])
         return err_set(e, ERR_USAGE, "--follow belongs to events");
-    if (v->kind == VERB_ADD_KEY && a->key.kind == KEY_SOURCE_NONE)
-        return err_set(e, ERR_KEY_MISSING, "add-key: name the key's source with --key");
-    if (v->kind != VERB_ADD_KEY && a->key.kind != KEY_SOURCE_NONE)
-        return err_set(e, ERR_USAGE, "%s: takes no --key; only add-key does", v->name);
+    if (v->takes_key && a->key.kind == KEY_SOURCE_NONE)
+        return err_set(e, ERR_KEY_MISSING, "%s: name the key's source with --key", v->name);
+    if (!v->takes_key && a->key.kind != KEY_SOURCE_NONE)
+        return err_set(e, ERR_USAGE, "%s: takes no --key", v->name);
     OWNED_HEAP char *line = command_line(v, value);
     if (!line)
         return err_nomem(e, "the command");
     if (dial(a->image, t, e) < 0 || greet(t, e) < 0)
         return -1;
-    int r = v->kind == VERB_ADD_KEY ? say_with_key(t, line, a, e) : say(t, line, -1, e);
+    int r = v->takes_key ? say_with_key(t, line, a, e) : say(t, line, -1, e);
     if (r < 0 || hear_answer(t, &answer, e) < 0)
         return -1;
     return show(run, v, json_in_member(answer, "return"), e);
@@ -293,7 +306,7 @@ static int watch_events(struct cli_run *run, struct talk *t, struct err *e)
     if (a->n_more > 1)
         return err_set(e, ERR_USAGE, "events: takes no arguments but --follow");
     if (a->key.kind != KEY_SOURCE_NONE)
-        return err_set(e, ERR_USAGE, "events: takes no --key; only add-key does");
+        return err_set(e, ERR_USAGE, "events: takes no --key");
     if (dial(a->image, t, e) < 0 || greet(t, e) < 0)
         return -1;
     run->reported = true;

@@ -4,6 +4,7 @@
 
 #include "backend/qcow.h"
 #include "src/cli/cmd_verify.h"
+#include "src/make/ek_read.h"
 
 static int read_facts(const char *image, struct qcow_facts *ret, uint64_t *ret_file_bytes,
                       struct err *e)
@@ -150,20 +151,108 @@ static void text_facts(const char *image, const struct qcow_facts *f, uint64_t f
         printf("serve:       would refuse it: %s: %s\n", err_class(v.kind)->name, v.text);
 }
 
-static void text_inside(const struct image_report *r)
+/* --- inside --- */
+
+struct inside {
+    struct image_report report;
+    struct ek_list eks;
+    struct err eks_failed; /* a state that libtpms does not read is shown all the same */
+};
+
+/* A copy: the workbench has its own, and the look goes. */
+static int copy_state(const struct store_look *look, struct tpm_blobs *ret, struct err *e)
 {
+    size_t n = 0;
+    const uint8_t *p = store_look_get(look, BLOB_PERMANENT, &n);
+    if (secret_new(n, &ret->blob[BLOB_PERMANENT - 1], e) < 0)
+        return -1;
+    memcpy(secret_bytes(ret->blob[BLOB_PERMANENT - 1]), p, n);
+    ret->n[BLOB_PERMANENT - 1] = n;
+    return 0;
+}
+
+static void read_eks(const struct store_look *look, struct inside *ret)
+{
+    struct tpm_blobs blobs = {0};
+    ret->eks_failed = (struct err){.kind = ERR_NONE};
+    if (ret->report.holds_tpm && copy_state(look, &blobs, &ret->eks_failed) == 0)
+        (void)!ek_read(ret->report.facts.device, &blobs, &ret->eks, &ret->eks_failed);
+    tpm_blobs_clear(&blobs);
+}
+
+static int read_inside(struct cli_run *run, struct inside *ret, struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    if (cli_verify_look(run, false, true, &ret->report, &look, e) < 0)
+        return -1;
+    read_eks(look, ret);
+    if (ret->eks_failed.kind != ERR_STORAGE)
+        return 0;
+    *e = ret->eks_failed;
+    return -1;
+}
+
+enum { DIGITS = 2 * SHA256_BYTES + 1, HANDLE_DIGITS = 11 };
+
+static void print_digits(const uint8_t p[SHA256_BYTES], char ret[DIGITS])
+{
+    for (size_t i = 0; i < SHA256_BYTES; i++)
+        (void)snprintf(ret + 2 * i, 3, "%02x", p[i]);
+}
+
+static void text_eks(const struct inside *in)
+{
+    char digits[DIGITS];
+    if (in->eks_failed.kind != ERR_NONE)
+        printf("EK:          cannot be read: %s\n", in->eks_failed.text);
+    else if (in->eks.n == 0 && in->report.holds_tpm)
+        puts("EK:          the TPM shows none");
+    for (size_t i = 0; i < in->eks.n; i++) {
+        print_digits(in->eks.ek[i].fingerprint, digits);
+        printf("EK:          %s, SHA-256 %s", in->eks.ek[i].algorithm, digits);
+        if (in->eks.ek[i].handle)
+            printf(", at 0x%" PRIx32 "\n", in->eks.ek[i].handle);
+        else
+            puts(in->report.facts.device == DEVICE_TPM20 ? ", not persistent" : "");
+    }
+}
+
+static void text_inside(const struct inside *in)
+{
+    const struct image_report *r = &in->report;
     printf("device:      %s%s\n", device_text(r->facts.device), waits_text(r));
     printf("state:       generation %" PRIu64 ", owner epoch %" PRIu64 ", %" PRIu64
            " of at most %" PRIu64 " bytes\n",
            r->store.generation, r->store.epoch, r->store.state_bytes, r->store.checkpoint_bytes);
     printf("log:         %" PRIu64 " of %" PRIu64 " sectors used by %" PRIu64 " records\n",
            r->store.log_used, r->store.log_sectors, r->store.n_records);
+    text_eks(in);
 }
 
-static void json_inside(struct cli_run *run, const struct image_report *r)
+static void json_eks(struct json_out *j, const struct inside *in)
+{
+    char digits[DIGITS], handle[HANDLE_DIGITS];
+    json_out_array(j, "ek");
+    for (size_t i = 0; i < in->eks.n; i++) {
+        print_digits(in->eks.ek[i].fingerprint, digits);
+        (void)snprintf(handle, sizeof(handle), "0x%" PRIx32, in->eks.ek[i].handle);
+        json_out_object(j, NULL);
+        json_out_text(j, "algorithm", in->eks.ek[i].algorithm);
+        json_out_text(j, "sha256", digits);
+        if (in->eks.ek[i].handle)
+            json_out_text(j, "handle", handle);
+        json_out_end(j);
+    }
+    json_out_end(j);
+    if (in->eks_failed.kind != ERR_NONE)
+        json_out_text(j, "ek_message", in->eks_failed.text);
+}
+
+static void json_inside(struct cli_run *run, const struct inside *in)
 {
     json_out_object(run->json, "inside");
-    report_inside(run, r);
+    report_inside(run, &in->report);
+    json_eks(run->json, in);
     json_out_end(run->json);
 }
 
@@ -171,22 +260,21 @@ int cmd_info(struct cli_run *run, struct err *e)
 {
     const char *image = run->args->image;
     bool keyed = run->args->key.kind != KEY_SOURCE_NONE;
-    struct image_report inside;
     uint64_t file_bytes = 0;
+    OWNED_HEAP struct inside *inside = calloc(1, sizeof(*inside));
     OWNED_HEAP struct qcow_facts *f = calloc(1, sizeof(*f));
-    if (!f)
+    if (!f || !inside)
         return err_nomem(e, "what is known of the image");
-    if (read_facts(image, f, &file_bytes, e) < 0 ||
-        (keyed && cli_verify(run, false, true, &inside, e) < 0))
+    if (read_facts(image, f, &file_bytes, e) < 0 || (keyed && read_inside(run, inside, e) < 0))
         return -1;
     if (run->json) {
         json_facts(run->json, image, f, file_bytes);
         if (keyed)
-            json_inside(run, &inside);
+            json_inside(run, inside);
         return 0;
     }
     text_facts(image, f, file_bytes);
     if (keyed)
-        text_inside(&inside);
+        text_inside(inside);
     return 0;
 }

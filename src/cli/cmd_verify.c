@@ -3,8 +3,8 @@
 
 #include "src/cli/cmd_verify.h"
 
-int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report *ret,
-               struct err *e)
+int cli_verify_look(struct cli_run *run, bool full, bool may_ask, struct image_report *ret,
+                    struct store_look **ret_look, struct err *e)
 {
     struct progress progress;
     OWNED(secret) key = NULL;
@@ -12,12 +12,20 @@ int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report
     if (cli_key(run->args, may_ask, &key, &key_bytes, e) < 0 ||
         progress_begin(&progress, "checking the passphrase", e) < 0)
         return -1;
-    int r = image_verify(run->args->image, key, key_bytes, full, &progress.watch, ret, e);
+    int r = image_verify_look(run->args->image, key, key_bytes, full, &progress.watch, ret,
+                              ret_look, e);
     int sig = progress_end(&progress);
     if (r == 0)
         return 0;
     run->signal = sig;
     return -1;
+}
+
+int cli_verify(struct cli_run *run, bool full, bool may_ask, struct image_report *ret,
+               struct err *e)
+{
+    OWNED(store_look) look = NULL;
+    return cli_verify_look(run, full, may_ask, ret, &look, e);
 }
 
 void report_inside(struct cli_run *run, const struct image_report *r)

@@ -26,3 +26,14 @@ nvkeep_compat(swtpm_bios ${CMAKE_SOURCE_DIR}/src/compat/swtpm_bios.c ${BIOS_SRC}
     ${CMAKE_SOURCE_DIR}/src/compat/ioctl_link.c)
 file(GLOB SETUP_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/setup_*.c)
 nvkeep_compat(swtpm_setup ${SETUP_SRC})
+
+# Certificates: GnuTLS is in these two alone.
+file(GLOB CERT_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/cert_*.c)
+file(GLOB LOCALCA_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/localca_*.c)
+nvkeep_layer(nvk_cert ${CERT_SRC})
+target_link_libraries(nvk_cert PUBLIC nvk_program PRIVATE PkgConfig::GNUTLS)
+nvkeep_compat(swtpm_cert ${CMAKE_SOURCE_DIR}/src/compat/swtpm_cert.c)
+target_link_libraries(compat_swtpm_cert PRIVATE nvk_cert)
+nvkeep_compat(swtpm_localca ${CMAKE_SOURCE_DIR}/src/compat/swtpm_localca.c ${LOCALCA_SRC}
+    ${CMAKE_SOURCE_DIR}/src/compat/setup_log.c ${CMAKE_SOURCE_DIR}/src/compat/setup_config.c)
+target_link_libraries(compat_swtpm_localca PRIVATE nvk_cert)

@@ -66,6 +66,40 @@ bool setup_config_home(char ret[CONFIG_HOME_BYTES])
     return n > 0 && n < CONFIG_HOME_BYTES;
 }
 
+/* The one that PATH leads to now. */
+static bool find_signer(char ret[PATH_MAX])
+{
+    const char *path = getenv("PATH");
+    for (const char *at = path ? path : ""; *at; at += strcspn(at, ":"), at += *at == ':') {
+        int n = snprintf(ret, PATH_MAX, "%.*s/swtpm_localca", (int)strcspn(at, ":"), at);
+        if (n > 0 && n < PATH_MAX && ret[0] == '/' && access(ret, X_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+void setup_config_signer(char ret[PATH_MAX])
+{
+    static const char name[] = "/swtpm_localca";
+    ssize_t n = readlink("/proc/self/exe", ret, PATH_MAX - sizeof(name));
+    char *slash = n > 0 ? memrchr(ret, '/', (size_t)n) : NULL;
+    if (slash) {
+        memcpy(slash, name, sizeof(name));
+        if (access(ret, X_OK) == 0)
+            return;
+    }
+    if (!find_signer(ret))
+        (void)snprintf(ret, PATH_MAX, "/usr/bin%s", name);
+}
+
+static int use_signer(struct setup_config *c, struct err *e)
+{
+    char path[PATH_MAX];
+    setup_config_signer(path);
+    c->tool = strdup(path);
+    return c->tool ? 0 : err_nomem(e, "the configuration");
+}
+
 static FILE *open_default(void)
 {
     char home[CONFIG_HOME_BYTES], path[PATH_MAX];
@@ -85,7 +119,7 @@ int setup_config_read(const char *path, struct setup_config *ret, struct err *e)
     if (!f && path)
         return err_set(e, ERR_USAGE, "cannot read config file %s: %s.",
                        err_quote(buf, sizeof(buf), path, strlen(path)), strerrordesc_np(errno));
-    int r = f ? read_file(f, &c, e) : 0;
+    int r = f ? read_file(f, &c, e) : use_signer(&c, e);
     if (f)
         fclose(f);
     if (r < 0)

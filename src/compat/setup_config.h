@@ -2,6 +2,7 @@
 #ifndef NVKEEP_COMPAT_SETUP_CONFIG_H
 #define NVKEEP_COMPAT_SETUP_CONFIG_H
 
+#include <limits.h>
 #include <stdbool.h>
 
 #include "src/compat/setup_log.h"
@@ -11,10 +12,13 @@ struct setup_config {
     char *pcr_banks;                         /* owned */
 };
 
-/* path: NULL: $XDG_CONFIG_HOME or $HOME/.config, else /etc; none there is as an empty one.
- * ERR_USAGE: a file that was named cannot be read. */
+/* path: NULL: $XDG_CONFIG_HOME or $HOME/.config, else /etc; where none is there, the signer is
+ * ours. ERR_USAGE: a file that was named cannot be read. */
 int setup_config_read(const char *path, struct setup_config *ret, struct err *e) MUST_CHECK;
 void setup_config_clear(struct setup_config *c);
+
+/* The swtpm_localca next to this program, or else the first in PATH. */
+void setup_config_signer(char ret[PATH_MAX]);
 
 /* Where a user has his configuration; false: nowhere, or too deep. */
 enum { CONFIG_HOME_BYTES = 3900 };

@@ -37,23 +37,11 @@ static int name_files(struct files *f, struct err *e)
     return 0;
 }
 
-/* The signer that PATH leads to now. */
-static void find_signer(char ret[PATH_MAX])
-{
-    const char *path = getenv("PATH");
-    for (const char *at = path ? path : ""; *at; at += strcspn(at, ":"), at += *at == ':') {
-        int n = snprintf(ret, PATH_MAX, "%.*s/swtpm_localca", (int)strcspn(at, ":"), at);
-        if (n > 0 && n < PATH_MAX && ret[0] == '/' && access(ret, X_OK) == 0)
-            return;
-    }
-    (void)snprintf(ret, PATH_MAX, "/usr/bin/swtpm_localca");
-}
-
 static void write_texts(struct files *f)
 {
     char signer[PATH_MAX];
     struct utsname u = {0};
-    find_signer(signer);
+    setup_config_signer(signer);
     (void)uname(&u);
     for (char *at = u.version; *at; at++)
         if (*at == ' ')

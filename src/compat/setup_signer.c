@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "src/base/fd.h"
+#include "src/make/manufacture_tpm12.h"
 #include "src/serve/json_in.h"
 
 enum {
@@ -200,6 +201,20 @@ static int take(const char *path, uint8_t *ret, size_t *ret_bytes, struct err *e
     return 0;
 }
 
+/* swtpm_localca gives a TPM 1.2's certificate as it stands in NV, others give DER: from here on it
+ * is DER. */
+static void take_header_off(uint8_t *p, size_t *n)
+{
+    uint8_t header[TPM12_NV_HEADER_BYTES];
+    if (*n <= sizeof(header))
+        return;
+    nv12_certificate_header(*n - sizeof(header), header);
+    if (memcmp(p, header, sizeof(header)) != 0)
+        return;
+    *n -= sizeof(header);
+    memmove(p, p + sizeof(header), *n);
+}
+
 static void keep(struct setup_signer *s, const struct certificate_request *request,
                  const uint8_t *der, size_t n)
 {
@@ -244,9 +259,12 @@ int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *re
     if (r == 0)
         r = take(path, ret, ret_bytes, e);
     remove_dir(dir);
-    if (r == 0)
-        keep(s, request, ret, *ret_bytes);
-    return r;
+    if (r < 0)
+        return -1;
+    keep(s, request, ret, *ret_bytes);
+    if (request->device == DEVICE_TPM12)
+        take_header_off(ret, ret_bytes);
+    return 0;
 }
 
 int setup_signer_write(const struct setup_signer *s, const char *dir, struct err *e)

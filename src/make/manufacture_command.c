@@ -12,7 +12,9 @@ enum {
     CC_NV_WRITE = 0x137,
     CC_NV_WRITE_LOCK = 0x138,
     CC_FLUSH_CONTEXT = 0x165,
+    CC_READ_PUBLIC = 0x173,
     CC_GET_CAPABILITY = 0x17a,
+    CAP_HANDLES = 1,
     CAP_PCRS = 5,
 
     RH_OWNER = 0x40000001,
@@ -49,6 +51,11 @@ enum {
 
     PCR_SELECT_BYTES = 3,
 };
+
+/* Persistent handles that belong to the endorsement hierarchy [TCG registry of reserved handles].
+ */
+#define ENDORSEMENT_FIRST UINT32_C(0x81010000)
+#define ENDORSEMENT_LAST  UINT32_C(0x8101ffff)
 
 /* PolicyA: PolicySecret(endorsement) alone [EKCP B.3.2]. */
 static const uint8_t policy_a_sha256[32] = {
@@ -339,6 +346,22 @@ size_t command_get_banks(uint8_t ret[MADE_COMMAND_BYTES])
     return end(&out);
 }
 
+size_t command_read_public(uint32_t handle, uint8_t ret[MADE_COMMAND_BYTES])
+{
+    struct bytes_out out = begin(ret, TAG_NO_SESSIONS, CC_READ_PUBLIC);
+    bytes_put_be32(&out, handle);
+    return end(&out);
+}
+
+size_t command_get_endorsement_handles(uint32_t most, uint8_t ret[MADE_COMMAND_BYTES])
+{
+    struct bytes_out out = begin(ret, TAG_NO_SESSIONS, CC_GET_CAPABILITY);
+    bytes_put_be32(&out, CAP_HANDLES);
+    bytes_put_be32(&out, ENDORSEMENT_FIRST);
+    bytes_put_be32(&out, most);
+    return end(&out);
+}
+
 static void put_selection(struct bytes_out *out, uint16_t alg, uint8_t bits)
 {
     bytes_put_be16(out, alg);
@@ -422,6 +445,21 @@ bool response_banks(const uint8_t *resp, size_t n, struct pcr_banks *ret)
         return false;
     *ret = all;
     return true;
+}
+
+size_t response_endorsement_handles(const uint8_t *resp, size_t n, uint32_t *ret, size_t most)
+{
+    enum { CAPABILITY_BYTES = 5 };
+    struct bytes_in in = body(resp, n);
+    bytes_skip(&in, CAPABILITY_BYTES);
+    const uint32_t count = bytes_be32(&in);
+    size_t found = 0;
+    for (uint32_t i = 0; i < count && found < most && !in.bad; i++) {
+        const uint32_t handle = bytes_be32(&in);
+        if (!in.bad && handle >= ENDORSEMENT_FIRST && handle <= ENDORSEMENT_LAST)
+            ret[found++] = handle;
+    }
+    return found;
 }
 
 bool response_allocated(const uint8_t *resp, size_t n)

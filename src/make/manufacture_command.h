@@ -56,6 +56,9 @@ size_t command_nv_write(uint32_t index, uint16_t at, const void *p, size_t n,
                         uint8_t ret[MADE_COMMAND_BYTES]);
 size_t command_nv_lock(uint32_t index, uint8_t ret[MADE_COMMAND_BYTES]);
 size_t command_get_banks(uint8_t ret[MADE_COMMAND_BYTES]);
+size_t command_read_public(uint32_t handle, uint8_t ret[MADE_COMMAND_BYTES]);
+/* Persistent handles of the endorsement hierarchy, from its first on. */
+size_t command_get_endorsement_handles(uint32_t most, uint8_t ret[MADE_COMMAND_BYTES]);
 
 /* Algorithm numbers of PCR banks. */
 struct pcr_banks {
@@ -83,6 +86,8 @@ struct ek_public {
 bool response_created(const uint8_t *resp, size_t n, enum made_key key, uint32_t *ret_handle,
                       struct ek_public *ret);
 bool response_banks(const uint8_t *resp, size_t n, struct pcr_banks *ret);
+/* How many there are, at most `most`; 0: none, or not what it should say. */
+size_t response_endorsement_handles(const uint8_t *resp, size_t n, uint32_t *ret, size_t most);
 bool response_allocated(const uint8_t *resp, size_t n);
 
 #endif

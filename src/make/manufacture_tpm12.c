@@ -13,6 +13,7 @@ enum {
     ORD_TAKE_OWNERSHIP = 0x0d,
     ORD_PHYSICAL_ENABLE = 0x6f,
     ORD_PHYSICAL_SET_DEACTIVATED = 0x72,
+    ORD_READ_EK = 0x7c,
     ORD_CREATE_EK = 0x78,
     ORD_NV_DEFINE = 0xcc,
     ORD_NV_WRITE = 0xcd,
@@ -87,6 +88,13 @@ size_t command12_create_ek(uint8_t ret[MADE_COMMAND_BYTES])
     struct bytes_out out = begin(ret, TAG_COMMAND, ORD_CREATE_EK);
     bytes_put_zero(&out, TPM12_DIGEST_BYTES); /* against replay: nobody is between us and it */
     put_key_parameters(&out, SS_SHA1);
+    return end(&out);
+}
+
+size_t command12_read_ek(uint8_t ret[MADE_COMMAND_BYTES])
+{
+    struct bytes_out out = begin(ret, TAG_COMMAND, ORD_READ_EK);
+    bytes_put_zero(&out, TPM12_DIGEST_BYTES);
     return end(&out);
 }
 

@@ -22,6 +22,7 @@ size_t command12_presence(uint16_t presence, uint8_t ret[MADE_COMMAND_BYTES]);
 size_t command12_enable(uint8_t ret[MADE_COMMAND_BYTES]);
 size_t command12_activate(uint8_t ret[MADE_COMMAND_BYTES]);
 size_t command12_create_ek(uint8_t ret[MADE_COMMAND_BYTES]);
+size_t command12_read_ek(uint8_t ret[MADE_COMMAND_BYTES]);
 /* Index TPM12_NV_LOCK_INDEX with 0 bytes: from now on NV asks for its authorizations. Others: what
  * the owner may read and write. */
 size_t command12_nv_define(uint32_t index, uint32_t bytes, uint8_t ret[MADE_COMMAND_BYTES]);
@@ -44,6 +45,7 @@ int command12_take_ownership(const struct session12 *session, const struct ek_pu
                              const uint8_t srk[TPM12_DIGEST_BYTES], uint8_t ret[MADE_COMMAND_BYTES],
                              size_t *ret_bytes, struct err *e) MUST_CHECK;
 
+/* Of command12_create_ek() and command12_read_ek(). */
 bool response12_ek(const uint8_t *resp, size_t n, struct ek_public *ret);
 
 #endif

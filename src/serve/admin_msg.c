@@ -91,7 +91,19 @@ const struct admin_verb admin_verbs[] = {
     {"query-commands", VERB_COMMANDS, 0, NULL, NULL, false, false, "the names of all commands"},
     {"query-version", VERB_VERSION, 0, NULL, NULL, false, false, "the daemon's version"},
     {"add-key", VERB_ADD_KEY, 0, "newline", "keep|strip", true, false,
-     "give a waiting daemon its key (ctl: --key SOURCE)"},
+     "give a waiting daemon its key (ctl: --key SOURCE)", .takes_key = true},
+    {"key-list", VERB_KEYS, 0, NULL, NULL, false, false, "the image's key slots",
+     .keys = KEY_TASK_LIST},
+    {"key-test", VERB_KEYS, 0, NULL, NULL, false, false, "which of them --key opens",
+     .keys = KEY_TASK_TEST, .takes_key = true},
+    {"key-add", VERB_KEYS, 0, "slot", "N", true, false, "add --key to the image",
+     .second = "iter-time", .second_value = "MS", .keys = KEY_TASK_ADD, .takes_key = true},
+    {"key-remove", VERB_KEYS, 0, "slot", "N", false, false,
+     "remove what is in a slot; --key is one that stays", .keys = KEY_TASK_REMOVE,
+     .takes_key = true},
+    {"key-rotate", VERB_KEYS, 0, "slot", "N", false, false,
+     "put --key in the place of what is in a slot", .second = "iter-time", .second_value = "MS",
+     .keys = KEY_TASK_ROTATE, .takes_key = true},
     {"migrate-prepare", VERB_SESSION, ADMIN_MIGRATE_PREPARE, NULL, NULL, false, false,
      "would the hand-over work? changes nothing"},
     {"prepare-outgoing", VERB_SESSION, ADMIN_PREPARE_OUTGOING, NULL, NULL, false, true,
@@ -154,13 +166,28 @@ static int find_verb(const char *name, bool negotiated, const struct admin_verb 
     return 0;
 }
 
-static int read_argument(const struct admin_verb *verb, const struct json_in *arguments,
-                         const char **ret, struct err *e)
+static int read_text(const struct admin_verb *verb, const struct json_in *arguments,
+                     const char *name, const char **ret, struct err *e)
+{
+    const struct json_in *v = json_in_member(arguments, name);
+    if (v && !json_in_text(v))
+        return err_set(e, ERR_USAGE, "%s: \"%s\" must be a text", verb->name, name);
+    *ret = json_in_text(v);
+    return 0;
+}
+
+static bool is_named(const char *argument, const char *name)
+{
+    return argument && strcmp(argument, name) == 0;
+}
+
+static int read_arguments(const struct admin_verb *verb, const struct json_in *arguments,
+                          struct admin_request *ret, struct err *e)
 {
     char buf[100];
     const char *name;
     for (size_t i = 0; (name = json_in_name(arguments, i)); i++)
-        if (!verb->argument || strcmp(name, verb->argument) != 0)
+        if (!is_named(verb->argument, name) && !is_named(verb->second, name))
             return err_set(e, ERR_USAGE, "%s: unexpected argument \"%s\"", verb->name,
                            err_quote(buf, sizeof(buf), name, strlen(name)));
     if (!verb->argument)
@@ -173,10 +200,9 @@ static int read_argument(const struct admin_verb *verb, const struct json_in *ar
         return !v || json_in_is_empty(v)
                    ? 0
                    : err_set(e, ERR_USAGE, "there is no capability to enable");
-    if (v && !json_in_text(v))
-        return err_set(e, ERR_USAGE, "%s: \"%s\" must be a text", verb->name, verb->argument);
-    *ret = json_in_text(v);
-    return 0;
+    if (read_text(verb, arguments, verb->argument, &ret->argument, e) < 0)
+        return -1;
+    return verb->second ? read_text(verb, arguments, verb->second, &ret->second, e) : 0;
 }
 
 int admin_request_decode(const char *p, size_t n, bool negotiated, struct admin_request *ret,
@@ -196,7 +222,7 @@ int admin_request_decode(const char *p, size_t n, bool negotiated, struct admin_
         0)
         return -1;
     *ret_class = err_class(ERR_USAGE)->name;
-    return read_argument(ret->verb, json_in_member(ret->whole, "arguments"), &ret->argument, e);
+    return read_arguments(ret->verb, json_in_member(ret->whole, "arguments"), ret, e);
 }
 
 void admin_request_clear(struct admin_request *r)
@@ -348,6 +374,32 @@ void admin_fill_status(struct json_out *o, const void *status)
     json_out_text(o, "device", device_text(s->device));
     json_out_number(o, "generation", s->generation);
     json_out_number(o, "epoch", s->epoch);
+}
+
+static void add_slots(struct json_out *o, const char *name, unsigned slots)
+{
+    json_out_array(o, name);
+    for (unsigned i = 0; i < LUKS_N_SLOTS; i++)
+        if (slots & 1u << i)
+            json_out_number(o, NULL, i);
+    json_out_end(o);
+}
+
+void admin_fill_keys(struct json_out *o, const void *task)
+{
+    const struct key_task *t = task;
+    unsigned active = 0;
+    for (unsigned i = 0; i < LUKS_N_SLOTS; i++)
+        active |= t->header.slot[i].active ? 1u << i : 0;
+    if (t->kind == KEY_TASK_TEST)
+        add_slots(o, "opens", t->opens);
+    if (t->kind == KEY_TASK_ADD || t->kind == KEY_TASK_ROTATE) {
+        json_out_number(o, "slot", t->done.slot);
+        json_out_bool(o, "was_there", t->done.was_there);
+    }
+    if (t->kind == KEY_TASK_REMOVE || t->kind == KEY_TASK_ROTATE)
+        add_slots(o, "removed", t->done.removed);
+    add_slots(o, "in_use", active);
 }
 
 void admin_fill_token(struct json_out *o, const void *token)

@@ -8,7 +8,7 @@
 #define NVKEEP_SRC_ADMIN_MSG_H
 
 #include "src/serve/json_out.h"
-#include "src/serve/session.h"
+#include "src/serve/key_helper.h"
 
 enum { ADMIN_MESSAGE_MAX = 65536 };
 
@@ -39,16 +39,20 @@ enum admin_verb_kind {
     VERB_ADD_KEY,
     VERB_QUIT,
     VERB_SESSION, /* `call` says which */
+    VERB_KEYS,    /* `keys` says which */
 };
 struct admin_verb {
     const char *name;
     enum admin_verb_kind kind;
     enum admin_command call;
-    const char *argument; /* the only one; NULL: none */
+    const char *argument; /* the first one; NULL: none */
     const char *value;    /* what help calls it */
     bool optional;        /* the argument */
     bool returns_token;
     const char *help;
+    const char *second, *second_value; /* another argument, always optional; NULL: none */
+    enum key_task_kind keys;
+    bool takes_key; /* a descriptor comes along (ctl: --key) */
 };
 extern const struct admin_verb admin_verbs[];
 extern const size_t admin_n_verbs;
@@ -57,7 +61,7 @@ const struct admin_verb *admin_verb_find(const char *name); /* NULL */
 struct admin_request {
     const struct admin_verb *verb; /* NULL: none was recognised */
     struct json_in *whole;         /* owned; NULL: it was no JSON */
-    const char *argument;          /* in `whole`; NULL: not given */
+    const char *argument, *second; /* in `whole`; NULL: not given */
 };
 /* negotiated: qmp_capabilities was said before. -1: *ret_class is what to call the error; *ret is
  * filled all the same, as far as it goes. Free it with admin_request_clear() in any case. */
@@ -86,6 +90,7 @@ char *admin_event(const struct admin_news *news);
 void admin_fill_version(struct json_out *o, const void *unused);
 void admin_fill_status(struct json_out *o, const void *status); /* struct session_status */
 void admin_fill_phase(struct json_out *o, const void *phase);   /* text */
+void admin_fill_keys(struct json_out *o, const void *task);     /* struct key_task */
 void admin_fill_token(struct json_out *o, const void *token);   /* text */
 /* The list of commands is no object, as in QMP. */
 char *admin_commands(const struct admin_request *r);

@@ -7,6 +7,7 @@
 #include "src/serve/admin_client.h"
 #include "src/serve/admin_key.h"
 #include "src/serve/clock.h"
+#include "src/serve/key_helper.h"
 
 enum { ACCEPT_PAUSE_MS = 50, LOG_COMMANDS = 5 };
 
@@ -14,7 +15,7 @@ enum { ACCEPT_PAUSE_MS = 50, LOG_COMMANDS = 5 };
 struct seat {
     struct admin_client *client; /* NULL: free */
     struct admin_request request;
-    enum { FREE, HELD, WORKING, READING_KEY, KEY_READ } state;
+    enum { FREE, HELD, WORKING, READING_KEY, KEY_READ, CHANGING_KEYS } state;
     struct ctrl_job *job;  /* WORKING */
     struct admin_key *key; /* READING_KEY */
 };
@@ -22,7 +23,9 @@ struct seat {
 struct admin_server {
     struct listener *listener;
     const struct log *log;
-    struct worker *worker; /* SERVING */
+    struct worker *worker;       /* SERVING */
+    struct key_helper *helper;   /* NULL: there is no admin socket */
+    struct seat *waits_for_keys; /* whose task the helper has; NULL: gone */
     enum { WAITING, VERIFYING, SERVING, ENDING } phase;
     struct seat seat[ADMIN_CLIENTS_MAX];
     struct secret *key; /* has arrived, nobody took it yet */
@@ -38,6 +41,10 @@ int admin_server_new(struct listener *l, const struct log *log, bool waits,
     struct admin_server *s = calloc(1, sizeof(*s));
     if (!s)
         return err_nomem(e, "the admin socket");
+    if (listener_is_wanted(l) && key_helper_new(&s->helper, e) < 0) {
+        free(s);
+        return -1;
+    }
     json_prepare();
     s->listener = l;
     s->log = log;
@@ -57,8 +64,10 @@ static void forget_command(struct seat *c)
 }
 
 /* A job that the worker still has comes back and finds nobody. */
-static void drop(struct seat *c)
+static void drop(struct admin_server *s, struct seat *c)
 {
+    if (s->waits_for_keys == c) /* what was begun is done all the same */
+        s->waits_for_keys = NULL;
     if (c->job) {
         c->job->client = NULL;
         atomic_store(&c->job->unwanted, true);
@@ -72,7 +81,8 @@ void admin_server_free(struct admin_server *s)
     if (!s)
         return;
     for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++)
-        drop(&s->seat[i]);
+        drop(s, &s->seat[i]);
+    key_helper_free(s->helper);
     secret_free(s->key);
     free(s);
 }
@@ -123,6 +133,8 @@ void admin_server_tell(struct admin_server *s, const struct session_event *event
 
 /* --- keys --- */
 
+static void run_client(struct admin_server *s, struct seat *c, short revents);
+
 static int check_key_wanted(const struct admin_server *s, struct err *e)
 {
     if (s->phase == WAITING && !s->key)
@@ -132,21 +144,44 @@ static int check_key_wanted(const struct admin_server *s, struct err *e)
     return err_set(e, ERR_USAGE, "no key is awaited: this daemon has one");
 }
 
+static int check_newline(const struct admin_request *r, bool *ret_strips, struct err *e)
+{
+    const char *newline = r->verb->kind == VERB_ADD_KEY && r->argument ? r->argument : "keep";
+    *ret_strips = strcmp(newline, "strip") == 0;
+    if (*ret_strips || strcmp(newline, "keep") == 0)
+        return 0;
+    return err_set(e, ERR_USAGE, "add-key: \"newline\" must be \"keep\" or \"strip\"");
+}
+
 static int begin_key(const struct admin_server *s, struct seat *c, struct err *e)
 {
-    const char *newline = c->request.argument ?: "keep";
-    bool strips = strcmp(newline, "strip") == 0;
+    const struct admin_verb *verb = c->request.verb;
+    bool strips;
     OWNED_FD fd = admin_client_take_fd(c->client);
-    if (!strips && strcmp(newline, "keep") != 0)
-        return err_set(e, ERR_USAGE, "add-key: \"newline\" must be \"keep\" or \"strip\"");
-    if (check_key_wanted(s, e) < 0)
+    if (check_newline(&c->request, &strips, e) < 0 ||
+        (verb->kind == VERB_ADD_KEY && check_key_wanted(s, e) < 0))
         return -1;
     if (fd < 0)
         return err_set(e, ERR_KEY_MISSING,
-                       "add-key: one descriptor must come along with it (SCM_RIGHTS), from which "
-                       "the key is read");
+                       "%s: one descriptor must come along with it (SCM_RIGHTS), from which the "
+                       "key is read",
+                       verb->name);
     return admin_key_new(&fd, strips, &c->key, e);
 }
+
+static void take_awaited_key(struct admin_server *s, struct seat *c, struct secret **key, size_t n)
+{
+    struct err e;
+    if (check_key_wanted(s, &e) < 0) {
+        answer_error(s, c, &e);
+        return;
+    }
+    c->state = KEY_READ;
+    s->key = MOVE(*key);
+    s->key_bytes = n;
+}
+
+static void begin_change(struct admin_server *s, struct seat *c, struct secret **key, size_t n);
 
 static void read_key(struct admin_server *s, struct seat *c)
 {
@@ -156,14 +191,15 @@ static void read_key(struct admin_server *s, struct seat *c)
     int r = admin_key_read(c->key, &key, &n, &e);
     if (r == 0)
         return;
-    if (r < 0 || check_key_wanted(s, &e) < 0) {
+    if (r < 0) {
         answer_error(s, c, &e);
         return;
     }
     admin_key_free(MOVE(c->key));
-    c->state = KEY_READ;
-    s->key = MOVE(key);
-    s->key_bytes = n;
+    if (c->request.verb->kind == VERB_KEYS)
+        begin_change(s, c, &key, n);
+    else
+        take_awaited_key(s, c, &key, n);
 }
 
 bool admin_server_take_key(struct admin_server *s, struct secret **ret, size_t *ret_bytes)
@@ -184,8 +220,6 @@ static struct seat *whose_key(struct admin_server *s)
     return NULL;
 }
 
-static void run_client(struct admin_server *s, struct seat *c, short revents);
-
 void admin_server_refuse_key(struct admin_server *s, const struct err *e)
 {
     struct seat *c = whose_key(s);
@@ -194,6 +228,112 @@ void admin_server_refuse_key(struct admin_server *s, const struct err *e)
     if (!c)
         return;
     answer_error(s, c, e);
+    run_client(s, c, 0);
+}
+
+/* --- the image's keys --- */
+
+enum { ITER_MS = 2000, ITER_MS_MOST = 600000 };
+
+static int read_number(const struct admin_request *r, const char *name, const char *text,
+                       unsigned most, unsigned *ret, struct err *e)
+{
+    char buf[40], *end;
+    unsigned long v = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || v > most)
+        return err_set(e, ERR_USAGE, "%s: %s=%s: wanted a number up to %u", r->verb->name, name,
+                       err_quote(buf, sizeof(buf), text, strlen(text)), most);
+    *ret = (unsigned)v;
+    return 0;
+}
+
+static int read_task(const struct admin_request *r, struct key_task *ret, struct err *e)
+{
+    unsigned slot = 0, ms = ITER_MS;
+    if (r->argument &&
+        read_number(r, r->verb->argument, r->argument, LUKS_N_SLOTS - 1, &slot, e) < 0)
+        return -1;
+    if (r->second && read_number(r, r->verb->second, r->second, ITER_MS_MOST, &ms, e) < 0)
+        return -1;
+    ret->kind = r->verb->keys;
+    ret->slot = r->argument ? (int)slot : KEY_SLOT_ANY;
+    ret->ms = ms > 0 ? ms : 1;
+    return 0;
+}
+
+static int make_task(struct admin_server *s, struct seat *c, struct secret **key, size_t n,
+                     struct err *e)
+{
+    OWNED(key_task) t = calloc(1, sizeof(*t));
+    if (!t)
+        return err_nomem(e, "a command");
+    if (read_task(&c->request, t, e) < 0)
+        return -1;
+    if (key)
+        t->pass = MOVE(*key);
+    t->pass_bytes = n;
+    return key_helper_begin(s->helper, s->worker, &t, e);
+}
+
+static void begin_change(struct admin_server *s, struct seat *c, struct secret **key, size_t n)
+{
+    struct err e;
+    if (make_task(s, c, key, n, &e) < 0) {
+        answer_error(s, c, &e);
+        return;
+    }
+    c->state = CHANGING_KEYS;
+    s->waits_for_keys = c;
+}
+
+/* What cannot work anyway is refused before a key is read. */
+static void do_keys_verb(struct admin_server *s, struct seat *c)
+{
+    struct err e;
+    struct key_task unused = {0};
+    if (s->phase == ENDING) {
+        err_set(&e, ERR_USAGE, "the daemon is ending");
+        answer_error(s, c, &e);
+    } else if (s->phase != SERVING) {
+        c->state = HELD;
+    } else if (read_task(&c->request, &unused, &e) < 0) {
+        answer_error(s, c, &e);
+    } else if (!c->request.verb->takes_key) {
+        begin_change(s, c, NULL, 0);
+    } else if (begin_key(s, c, &e) < 0) {
+        answer_error(s, c, &e);
+    } else {
+        c->state = READING_KEY;
+        read_key(s, c);
+    }
+}
+
+static void log_change(const struct admin_server *s, const struct key_task *t)
+{
+    if (t->error.kind != ERR_NONE)
+        log_err(s->log, &t->error);
+    else if (t->kind == KEY_TASK_ADD || t->kind == KEY_TASK_ROTATE)
+        log_line(s->log, 1, "a key %s in slot %u", t->done.was_there ? "was there" : "was added",
+                 t->done.slot);
+    for (unsigned i = 0; i < LUKS_N_SLOTS; i++)
+        if (t->done.removed & 1u << i)
+            log_line(s->log, 1, "the key in slot %u was removed", i);
+}
+
+static void finish_change(struct admin_server *s)
+{
+    OWNED(key_task) t = key_helper_done(s->helper);
+    struct seat *c = s->waits_for_keys;
+    if (!t)
+        return;
+    s->waits_for_keys = NULL;
+    log_change(s, t);
+    if (!c)
+        return;
+    if (t->error.kind != ERR_NONE)
+        answer_error(s, c, &t->error);
+    else
+        answer(s, c, admin_return(&c->request, admin_fill_keys, t), NULL);
     run_client(s, c, 0);
 }
 
@@ -263,6 +403,9 @@ static void do_command(struct admin_server *s, struct seat *c)
         c->state = READING_KEY;
         read_key(s, c);
         break;
+    case VERB_KEYS:
+        do_keys_verb(s, c);
+        break;
     case VERB_QUIT:
         s->told_to_quit = true;
         answer_nothing(s, c);
@@ -279,7 +422,7 @@ static void run_client(struct admin_server *s, struct seat *c, short revents)
         struct admin_request request;
         enum admin_step step = admin_client_run(c->client, revents, &request);
         if (step == ADMIN_GONE)
-            drop(c);
+            drop(s, c);
         if (step != ADMIN_REQUEST)
             return;
         c->request = request;
@@ -373,6 +516,7 @@ size_t admin_server_wants(struct admin_server *s, struct pollfd *ret, int64_t *r
     /* Who finds all places taken waits in the socket's queue. */
     bool accepting = s->phase != ENDING && s->accept_again < 0 && free_seat(s);
     ret[n++] = (struct pollfd){.fd = accepting ? listener_fd(s->listener) : -1, .events = POLLIN};
+    ret[n++] = (struct pollfd){.fd = s->helper ? key_helper_fd(s->helper) : -1, .events = POLLIN};
     for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++) {
         struct seat *c = &s->seat[i];
         if (!c->client)
@@ -410,6 +554,8 @@ void admin_server_run(struct admin_server *s, const struct pollfd *p, size_t n)
             read_key(s, c);
         run_client(s, c, seen(p, n, admin_client_fd(c->client)));
     }
+    if (n > 1 && p[1].revents)
+        finish_change(s);
     if (n > 0 && p[0].revents)
         accept_client(s);
 }
@@ -422,6 +568,8 @@ void admin_server_stop(struct admin_server *s, const char *why, const struct err
     err_set(&ending, ERR_USAGE, "the daemon is ending: %s", why);
     s->phase = ENDING;
     s->worker = NULL;
+    if (s->helper)
+        key_helper_stop(s->helper);
     for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++) {
         struct seat *c = &s->seat[i];
         if (c->state == HELD || c->state == READING_KEY || c->state == KEY_READ)
@@ -439,7 +587,8 @@ bool admin_server_is_quiet(const struct admin_server *s)
 {
     for (size_t i = 0; i < ADMIN_CLIENTS_MAX; i++) {
         const struct seat *c = &s->seat[i];
-        if (c->client && (c->state == WORKING || admin_client_is_writing(c->client)))
+        if (c->client && (c->state == WORKING || c->state == CHANGING_KEYS ||
+                          admin_client_is_writing(c->client)))
             return false;
     }
     return true;

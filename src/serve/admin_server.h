@@ -3,6 +3,7 @@
  *     client --command--> answered at once (version, commands, status before the verdict, quit)
  *                    \--> held until the daemon serves --> worker's queue --done--> answer
  *                    \--> add-key: read, then with the main loop until the verdict --> answer
+ *                    \--> key-...: read, then with the key helper --> answer
  *
  * The phases follow the daemon. A key that was refused leads back to WAITING:
  *
@@ -16,7 +17,7 @@
 #include "src/serve/listener.h"
 #include "src/serve/worker.h"
 
-enum { ADMIN_CLIENTS_MAX = 8, ADMIN_POLL_MAX = 1 + 2 * ADMIN_CLIENTS_MAX };
+enum { ADMIN_CLIENTS_MAX = 8, ADMIN_POLL_MAX = 2 + 2 * ADMIN_CLIENTS_MAX };
 
 struct admin_server;
 

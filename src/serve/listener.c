@@ -390,6 +390,11 @@ void listener_free(struct listener *l)
     free(l);
 }
 
+bool listener_is_wanted(const struct listener *l)
+{
+    return l && l->ep.kind != ENDPOINT_NONE;
+}
+
 int listener_fd(const struct listener *l)
 {
     return l->fd;

@@ -25,6 +25,7 @@ void listener_free(struct listener *l);
 DEFINE_OWNED(listener);
 
 /* -1: there is none (not opened yet, or not that kind). */
+bool listener_is_wanted(const struct listener *l); /* false: of no endpoint */
 int listener_fd(const struct listener *l);
 /* The connected descriptor that was inherited; the caller's from now on. -1: none. */
 int listener_take_client(struct listener *l);

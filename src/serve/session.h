@@ -39,6 +39,20 @@ struct admin_call {
     struct err error;              /* kind ERR_NONE: it succeeded */
 };
 
+/* One access to the keys of the image, between two commands of the TPM. Offsets and buffers as in
+ * struct key_io; what is written is flushed at once. */
+struct key_access {
+    enum { KEY_ACCESS_BEGIN, KEY_ACCESS_READ, KEY_ACCESS_WRITE } what;
+    uint64_t at;
+    void *to;
+    const void *from;
+    const uint8_t *header;
+    size_t n;
+    struct volume_key *key; /* BEGIN: a copy */
+    uint64_t area_bytes;    /* BEGIN */
+    struct err error;       /* kind ERR_NONE: it was done */
+};
+
 /* What has happened, for the events of the admin socket; after the fact. */
 struct session_event {
     enum {
@@ -58,6 +72,7 @@ struct session_event {
 struct ctrl_job {
     struct ctrl_request req;
     struct admin_call *admin; /* not NULL: this, and no control command; freed with the job */
+    struct key_access *keys;  /* not NULL: this; borrowed, and the job with it */
     uint64_t from;            /* the connection that it came by; 0: not known */
     bool is_last;             /* its reply completes a set: say so by worker_sent() */
     uint8_t *data;            /* HASH_DATA: the owner of req.data */
@@ -134,6 +149,8 @@ void session_note_emulator(struct session *s, uint64_t from);
 /* The emulator's data connection was lost. */
 void session_hangup(struct session *s);
 void session_admin(struct session *s, struct admin_call *call);
+/* ERR_USAGE: the image is not claimed here (now). */
+void session_keys(struct session *s, struct key_access *a);
 
 /* One command of the data channel. resp: TPM_BUFFER_BYTES. */
 void session_command(struct session *s, const struct data_frame *f, const uint8_t *in,

@@ -40,6 +40,8 @@ struct worker {
 
     pthread_mutex_t lock; /* over the rest, atomics apart */
     struct queue todo, done, admin_done;
+    pthread_cond_t keys_done;
+    bool closed; /* nothing is taken from the queue any more */
     struct session_event event[EVENTS_MAX];
     size_t first_event, n_events;
     enum worker_phase phase;
@@ -210,7 +212,11 @@ static void refuse_admin(const struct worker *w, struct err *ret)
 
 static void do_job(struct worker *w, struct ctrl_job *job)
 {
-    if (job->admin && !w->session)
+    if (job->keys && !w->session)
+        refuse_admin(w, &job->keys->error);
+    else if (job->keys)
+        session_keys(w->session, job->keys);
+    else if (job->admin && !w->session)
         refuse_admin(w, &job->admin->error);
     else if (is_stale(job))
         job->reply.result = CTRL_FAIL;
@@ -236,6 +242,15 @@ static void take_listener(struct worker *w)
         data_channel_listen(w->data, listener);
 }
 
+/* Whoever waits has the job. */
+static void finish_keys(struct worker *w, struct ctrl_job *job)
+{
+    pthread_mutex_lock(&w->lock);
+    job->keys = NULL;
+    pthread_cond_broadcast(&w->keys_done);
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* True: there was one. */
 static bool do_next_job(struct worker *w)
 {
@@ -250,6 +265,10 @@ static bool do_next_job(struct worker *w)
     if (!job)
         return false;
     do_job(w, job);
+    if (job->keys) {
+        finish_keys(w, job);
+        return true;
+    }
     pthread_mutex_lock(&w->lock);
     queue_put(job->admin ? &w->admin_done : &w->done, job);
     pthread_mutex_unlock(&w->lock);
@@ -299,6 +318,28 @@ static void take_turn(struct worker *w, bool had_job)
         do_data(w, p[1].revents);
 }
 
+/* Nobody may be left waiting. */
+static void close_queue(struct worker *w)
+{
+    struct queue rest;
+    struct ctrl_job *job;
+    queue_init(&rest);
+    pthread_mutex_lock(&w->lock);
+    w->closed = true;
+    while ((job = queue_take(&w->todo))) {
+        if (!job->keys) {
+            queue_put(&rest, job);
+            continue;
+        }
+        refuse_admin(w, &job->keys->error);
+        job->keys = NULL;
+    }
+    while ((job = queue_take(&rest)))
+        queue_put(&w->todo, job);
+    pthread_cond_broadcast(&w->keys_done);
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void *work(void *arg)
 {
     struct worker *w = arg;
@@ -311,6 +352,7 @@ static void *work(void *arg)
     }
     note_sent(w);
     end_session(w);
+    close_queue(w);
     enter(w, WORKER_ENDED, NULL);
     return NULL;
 }
@@ -326,6 +368,7 @@ void worker_free(struct worker *w)
     while ((job = queue_take(&w->todo)) || (job = queue_take(&w->done)) ||
            (job = queue_take(&w->admin_done)))
         ctrl_job_free(job);
+    pthread_cond_destroy(&w->keys_done);
     pthread_mutex_destroy(&w->lock);
     close(w->wake_fd);
     close(w->news_fd);
@@ -354,8 +397,10 @@ int worker_start(const struct session_options *o, struct secret **pass, size_t p
     queue_init(&w->done);
     queue_init(&w->admin_done);
     pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->keys_done, NULL);
     int os = pthread_create(&w->thread, NULL, work, w);
     if (os) {
+        pthread_cond_destroy(&w->keys_done);
         pthread_mutex_destroy(&w->lock);
         return err_sys(e, ERR_STORAGE, os, "cannot start a thread");
     }
@@ -428,6 +473,22 @@ void worker_submit(struct worker *w, struct ctrl_job *job)
     queue_put(&w->todo, job);
     pthread_mutex_unlock(&w->lock);
     ring(w->wake_fd);
+}
+
+void worker_do_keys(struct worker *w, struct key_access *a)
+{
+    struct ctrl_job job = {.keys = a, .fd = -1};
+    pthread_mutex_lock(&w->lock);
+    if (w->closed)
+        refuse_admin(w, &a->error);
+    else
+        queue_put(&w->todo, &job);
+    bool queued = !w->closed;
+    if (queued)
+        ring(w->wake_fd);
+    while (queued && job.keys)
+        pthread_cond_wait(&w->keys_done, &w->lock);
+    pthread_mutex_unlock(&w->lock);
 }
 
 static struct ctrl_job *take_from(struct worker *w, struct queue *q)

@@ -49,6 +49,8 @@ bool worker_data_was_lost(struct worker *w); /* since it was asked last */
 void worker_submit(struct worker *w, struct ctrl_job *job);
 struct ctrl_job *worker_done(struct worker *w); /* NULL: none */
 struct ctrl_job *worker_admin_done(struct worker *w);
+/* Waits until it was done. For a thread of its own, which ends before worker_free(). */
+void worker_do_keys(struct worker *w, struct key_access *a);
 /* While SERVING: from here on jobs are done and data clients are heard, not before. listener: for
  * them, or -1; borrowed, for as long as the worker lives. */
 void worker_begin(struct worker *w, int listener);

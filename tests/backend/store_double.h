@@ -77,6 +77,13 @@ const struct ref_facts *store_facts(const struct store *s)
     return &s->facts;
 }
 
+int store_key_area(struct store *s, struct key_area *ret, struct err *e)
+{
+    (void)s;
+    (void)ret;
+    return err_set(e, ERR_UNSUPPORTED, "a store in memory has no keys");
+}
+
 void store_free(struct store *s)
 {
     if (!s)

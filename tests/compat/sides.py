@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,24 @@ from harness.case import Skip  # noqa: E402
 from harness.process import Failure, run, wait_until  # noqa: E402
 
 WAIT = 20
+
+
+class Tried:
+    """What was given to the daemons, for a report of it."""
+
+    codes, options = set(), set()
+
+    @classmethod
+    def argv(cls, argv):
+        option = ""
+        for word in argv:
+            if word.startswith("-"):
+                option = word
+                cls.options.add(option)
+            elif option and not word.startswith("/"):
+                names = (part.partition("=") for part in word.split(","))
+                cls.options |= {f"{option} {n}{s}{v if n == 'type' else ''}" for n, s, v in names
+                                if re.fullmatch("[a-z][a-z0-9-]*", n)}
 
 
 class Side:
@@ -36,10 +55,12 @@ class Side:
 
     def run(self, *argv, **how):
         """To its end: what it said and its exit code."""
+        Tried.argv(argv)
         return run([self.swtpm, *argv], timeout=WAIT, cwd=self.folder, **how)
 
     def start(self, *argv, pass_fds=(), ready=None, env=None):
         """A daemon; ready: the path that tells that it is there."""
+        Tried.argv(argv)
         self.n += 1
         process = subprocess.Popen([self.swtpm, *argv], cwd=self.folder, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -115,6 +136,7 @@ class Control:
 
     def ask(self, code, body=b"", size=4, fds=()):
         """The answer of `size` bytes, or the first four where they are a refusal."""
+        Tried.codes.add(code)
         message = code.to_bytes(4, "big") + body
         if fds:
             socket.send_fds(self.socket, [message], list(fds))

@@ -18,8 +18,8 @@ from harness.process import run
 STARTUPS = ([], ["-c"], ["-s"], ["-d"], ["-n"])
 MORE = ("-o", "-cs", "-ea", "-u")
 PASSWORD = re.compile("(80020000003100000129.{38}).{40}")
-# (stock, ours, why)
-SPELLED = ("TPM2_ImcrementalSelfTest", "TPM2_IncrementalSelfTest", "a letter")
+# What stock says, and ours.
+SPELLED = ("TPM2_ImcrementalSelfTest", "TPM2_IncrementalSelfTest")
 
 
 class FakeTpm:
@@ -68,7 +68,7 @@ def said(test, tool, argv, answer=None, env=None):
     fake = FakeTpm(path, answer)
     done = run([tool, "--unix", path, *argv], timeout=60, env=env)
     fake.end()
-    return fake.commands, done.rc, (done.out + done.err).replace(*SPELLED[:2])
+    return fake.commands, done.rc, (done.out + done.err).replace(*SPELLED)
 
 
 def same(test, argv, answer=None):
@@ -176,7 +176,7 @@ def answers_of(tool, side, family, where):
     said_so = []
     for call in CALLS[family]:
         done = run([tool, *to, *(["--tpm2"] if family == "2.0" else []), *call])
-        said_so.append((call, done.rc, (done.out + done.err).replace(*SPELLED[:2])))
+        said_so.append((call, done.rc, (done.out + done.err).replace(*SPELLED)))
     if where == "unix":
         data = side.connect(path)
         command = GET_RANDOM if family == "2.0" else TPM12_PROBE
@@ -192,7 +192,8 @@ def answers_of(tool, side, family, where):
 def each_tool_starts_the_tpm_of_each_daemon_alike(test):
     n, pair = 0, sides(test)
     for family in ("2.0", "1.2"):
-        for where in ("unix", "tcp", "chardev"):
+        # A TPM 1.2 takes a second to power on: each way only in the long form.
+        for where in ("unix", "tcp", "chardev") if family == "2.0" or test.long else ("unix",):
             found = []
             for side in pair:
                 for tool in both("swtpm_bios"):

@@ -4,9 +4,10 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 
-from sides import policy, sides, tpm_command
+from sides import Tried, policy, sides, tpm_command
 from differences import DIFFERENCES
 from harness.case import main
 from harness.process import wait_until
@@ -16,6 +17,9 @@ GET_RANDOM = bytes.fromhex("80010000000c0000017b0004")
 PROBE = bytes.fromhex("80010000000a00000181")
 TPM12_PROBE = bytes.fromhex("00c10000000a00000063")
 TPM12_STARTUP = bytes.fromhex("00c10000000c000000990001")
+
+
+ASKED = {}  # every question, and what ours answered
 
 
 class Answers:
@@ -49,9 +53,7 @@ def compare(test, ask):
         elif row is not None and (mine, theirs) != (row[1], row[2]):
             wrong.append(f"{question}: ours {mine!r}, swtpm {theirs!r}, and the table says "
                          f"{row[1]!r} and {row[2]!r}")
-    with open(os.path.join(os.environ["NVKEEP_BUILD"], "compat-questions.txt"), "a",
-              encoding="utf-8") as f:
-        f.writelines(q + "\n" for q in said[1])
+    ASKED.update(said[1])
     print(f"         {len(said[1])} questions, {sum(q in rows for q in said[1])} with a row")
     test.check(not wrong, "\n".join(["answers differ", *wrong]))
 
@@ -474,13 +476,35 @@ def two_daemons_never_have_one_state(test):
 # ---- the command line ----
 
 
+# poll and its like; which argument is the time, and what it is where there is none.
+WAITS = {7: (2, 0xFFFFFFFF), 271: (2, 0), 23: (4, 0), 270: (4, 0), 232: (3, 0xFFFFFFFF), 281: (3, 0xFFFFFFFF)}
+
+
+def waits_for_ever(pid):
+    """For what others send: it is up and runs."""
+    try:
+        with open(f"/proc/{pid}/syscall", encoding="ascii") as f:
+            words = f.read().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    if words[0] in ("running", "-1") or int(words[0]) not in WAITS:
+        return False
+    at, never = WAITS[int(words[0])]
+    return int(words[1 + at], 16) & 0xFFFFFFFF == never
+
+
 def runs_or_ends(side, argv):
-    """A wrong command line ends at once; None: it still runs."""
+    """A wrong command line ends; the others wait for somebody."""
     daemon = side.start(*argv)
     try:
-        return daemon.process.wait(1.5)
-    except Exception:  # it runs
-        return "runs"
+        wait_until(f"end of {argv}, or that it waits", lambda: daemon.process.poll() is not None
+                   or waits_for_ever(daemon.process.pid), 60)
+        return "runs" if daemon.process.poll() is None else daemon.process.poll()
+    except PermissionError:  # not root: ours lets nobody look
+        try:
+            return daemon.process.wait(1.5)
+        except subprocess.TimeoutExpired:
+            return "runs"
     finally:
         daemon.end()
 
@@ -530,6 +554,24 @@ def command_lines_end_alike(test):
     compare(test, ask)
 
 
+def words_of_newer_versions_are_known(test):
+    def ask(side, answers):
+        lines = {"ctrl terminate": ["--ctrl", "type=unixio,path=nw,terminate"],
+                 "--seccomp action=log": ["--seccomp", "action=log"],
+                 "--migration": ["--migration", "release-lock-outgoing"],
+                 "state lock": ["--tpmstate", f"dir={side.new_state()},lock"],
+                 "flags disable-auto-shutdown": ["--flags", "disable-auto-shutdown"]}
+        if os.geteuid() == 0:
+            lines["--chroot"] = ["--chroot", "/"]
+        for name, argv in lines.items():
+            usual = {"--tpmstate": "dir=" + side.new_state(), "--ctrl": "type=unixio,path=nw"}
+            usual.update(zip(argv[::2], argv[1::2]))
+            answers.add(name, runs_or_ends(side, ["socket", "--tpm2", *sum(usual.items(), ())]))
+            if os.path.exists(side.path("nw")):
+                os.unlink(side.path("nw"))
+    compare(test, ask)
+
+
 # ---- swtpm_ioctl ----
 
 
@@ -572,5 +614,21 @@ def both_tools_say_the_same_of_both_daemons(test):
     print(f"         {n} calls compared")
 
 
+def summary():
+    """After all tests of this file: what was compared, and every difference with its reason. 1 where a row
+    of the table belongs to no question."""
+    rows = [row for row in DIFFERENCES if row[0] in ASKED]
+    print(f"compared: {len(ASKED)} answers, of {len(Tried.codes)} control commands, "
+          f"{len(Tried.options)} options and sub-options and {len(CALLS)} calls of swtpm_ioctl; "
+          f"{len(rows)} answers differ:")
+    for question, mine, theirs, why in rows:
+        print(f"  {question}: {mine}, swtpm {theirs}: {why}")
+    unasked = [row[0] for row in DIFFERENCES if row[0] not in ASKED
+               and not (row[0] == "--chroot" and os.geteuid())]
+    print("".join(f"  a row that nobody asks for: {q}\n" for q in unasked), end="")
+    return 1 if unasked else 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.exit(code or (summary() if len(sys.argv) == 1 else 0))

@@ -33,7 +33,7 @@ add_library(fault_alloc MODULE ${CMAKE_CURRENT_LIST_DIR}/shim_alloc.c)
 target_compile_options(fault_alloc PRIVATE -fno-builtin -fvisibility=default -fno-sanitize=all)
 target_link_options(fault_alloc PRIVATE -fno-sanitize=all -static-libgcc)
 set_target_properties(fault_alloc PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
-foreach(name command_faults service_faults in_place_kill)
+foreach(name command_faults service_faults in_place_kill key_running)
     if(Python3_FOUND)
         add_test(NAME crash/test_${name} WORKING_DIRECTORY ${CMAKE_BINARY_DIR} COMMAND
             ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${name}.py)

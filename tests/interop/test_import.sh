@@ -136,6 +136,12 @@ damaged encrypted patch 0 '\1\1'
 refused 40 'format version 1' import target "${image[@]}" "${key[@]}"
 damaged encrypted patch 0 '\3\3'
 refused 40 'format version 3' import target "${image[@]}" "${key[@]}"
+# A libtpms newer than ours wrote it, and says whether an older one can read it.
+damaged source patch 16 '\0\4\253\66\107\43\0\4'
+refused 40 'newer libtpms' import target "${image[@]}"
+damaged source patch 16 '\0\4\253\66\107\43\0\1'
+done_right import target newer --key file=pass --iter-time 1
+rm -f newer
 damaged store patch 0 x
 refused 22 'STATE_FOREIGN' import target "${image[@]}"
 damaged store patch 8 '\2'

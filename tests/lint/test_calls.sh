@@ -28,8 +28,12 @@ src/compat/compat_user.c:getpwnam  --runas; before there is a second thread
 src/compat/compat_user.c:getpwuid  likewise
 src/compat/swtpm_bios.c:getenv     where the TPM is, in the variables that the TSS of TPM 1.2 knows
 src/compat/setup_config.c:fgets    a configuration file, which holds no secret
-src/compat/setup_config.c:getenv   where it is: $XDG_CONFIG_HOME and $HOME, as swtpm_setup has it
-src/compat/setup_config_files.c:getenv  $PATH, for the signer that the file is to name
+src/compat/setup_config.c:getenv   where it is: $XDG_CONFIG_HOME and $HOME, as swtpm_setup has it; $PATH, for the signer
+src/compat/cert_password.c:getenv   env:NAME, as swtpm_cert has it; the PIN or password of a signing key
+src/compat/swtpm_cert.c:getenv      $SWTPM_PKCS11_PIN, likewise
+src/compat/swtpm_localca.c:getenv   the same, $SWTPM_ROOTCA_PASSWORD, and ${NAME} in its configuration
+src/compat/swtpm_localca.c:setenv   env:NAME of its configuration, for PKCS #11 modules; the process has one thread
+src/compat/cert_program.c:execl     the program that signs; no shell, and a path that a file of the owner names
 src/compat/setup_make.c:getpwuid   who does it, for the log; the process has one thread
 src/compat/setup_make.c:getgrgid   the same
 src/compat/setup_signer.c:execv    the program that signs; no shell, and a path that a file of the owner names

@@ -11,7 +11,7 @@ libtpms     ^libtpms/                   backend/tpm.c
 libnbd      ^libnbd\.h$                 backend/
 libseccomp  ^(libseccomp/)?seccomp\.h$  src/
 jansson     ^jansson                    src/
-gnutls      ^gnutls/                    src/
+gnutls      ^gnutls/                    src/compat/cert_x509.c
 openssl     ^openssl/                   nowhere
 libgcrypt   ^gcrypt                     nowhere
 libgmp      ^gmp                        nowhere
