@@ -497,6 +497,7 @@ def in_a_root_of_its_own(side):
     os.mkdir(os.path.join(root, "tpm"))
     daemon = side.start("socket", "--tpm2", "--chroot", root, "--tpmstate", "dir=/tpm", "--ctrl",
                         "type=unixio,path=/tpm/ctrl", ready=os.path.join(root, "tpm/ctrl"))
+    side.control(os.path.join(root, "tpm/ctrl")).ask(0x01, size=8)  # it is ready
     side.test.equal(sorted(os.listdir(os.path.join(root, "tpm"))),
                     ["ctrl", "tpm2-00.key", "tpm2-00.qcow2"], "what is in it")
     return daemon
@@ -601,6 +602,7 @@ def runas_changes_the_user(test):
     with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as f:
         uids = next(line.split()[1:] for line in f if line.startswith("Uid:"))
     test.equal(set(uids), {"65534"}, "its user")
+    side.control().ask(0x01, size=8)  # it is ready
     test.equal(os.stat(os.path.join(state, "tpm2-00.qcow2")).st_uid, 65534, "the image's owner")
     shut_down(side, daemon)
 
