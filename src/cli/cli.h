@@ -81,6 +81,8 @@ int cmd_info(struct cli_run *run, struct err *e);
 int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
 int cmd_recover(struct cli_run *run, struct err *e);
+int cmd_snapshot(struct cli_run *run, struct err *e);
+int cmd_adopt(struct cli_run *run, struct err *e);
 int cmd_import(struct cli_run *run, struct err *e);
 int cmd_import_in_place(struct cli_run *run, struct err *e);
 int cmd_export(struct cli_run *run, struct err *e);

@@ -299,6 +299,48 @@ const struct cli_command cli_commands[] = {
         .run = cmd_recover,
     },
     {
+        .name = "snapshot",
+        .operand = "ACTION",
+        .more = "IMAGE [NAME]",
+        .brief = "list, create, apply and delete snapshots of the TPM's state",
+        .about =
+            "Snapshots in the image itself, as qemu-img snapshot shows them: either program "
+            "lists,\n"
+            "applies and deletes what the other one made.\n"
+            "\n"
+            "  list    what is there; needs no key and no NAME\n"
+            "  create  keep the state as it is now\n"
+            "  apply   go back to that of a snapshot; what came after it is lost\n"
+            "  delete  let go of one\n"
+            "\n"
+            "NAME is a name or, of a snapshot that is there, its id. Each action happens whole or\n"
+            "not at all, also where the power fails.\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served (list does not). For an\n"
+            "image that is being served there are commands of nvkeep ctl. After qemu-img snapshot\n"
+            "-a the image is refused as STATE_ROLLED_BACK until nvkeep adopt was asked to go on\n"
+            "with it.",
+        OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
+        .run = cmd_snapshot,
+    },
+    {
+        .name = "adopt",
+        .operand = "IMAGE",
+        .brief = "go on with an older state that another program has put into an image",
+        .about =
+            "For an image that is refused as STATE_ROLLED_BACK: another program, such as qemu-img\n"
+            "snapshot -a, has put an older state in the place of the TPM's newest one. Says what\n"
+            "is there. Without --yes nothing is written.\n"
+            "\n"
+            "With --yes that state is the newest one from now on, and the image opens again. What\n"
+            "the guest did with its TPM after that state is lost: counters go back, too.\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served.",
+        OPTIONS(OPT_KEY, OPT_YES, OPT_JSON, OPT_HELP),
+        .wants_key = true,
+        .run = cmd_adopt,
+    },
+    {
         .name = "import",
         .operand = "SOURCE",
         .more = "IMAGE",
