@@ -12,6 +12,7 @@
             {"fd", "N", "an inherited descriptor, bytes exactly"},                                 \
             {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},               \
             {"credential", "NAME", "a systemd credential of this unit"},                           \
+            {"recovery", "PATH", "a recovery key, as somebody typed it into a file"},              \
         {                                                                                          \
             "prompt", NULL, "ask on the terminal"                                                  \
         }                                                                                          \
@@ -39,6 +40,7 @@ const struct cli_option cli_options[N_OPTIONS] = {
                          {"fd", "N", "an inherited descriptor, bytes exactly"},
                          {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},
                          {"credential", "NAME", "a systemd credential of this unit"},
+                         {"recovery", "PATH", "a recovery key, as somebody typed it into a file"},
                          {"prompt", NULL, "ask on the terminal"},
                          {"admin", NULL, "serve: wait until it comes through the admin socket"}}},
     [OPT_NEW_KEY] = {"new-key", 0, ARG_PATH, "FILE",
@@ -51,6 +53,10 @@ const struct cli_option cli_options[N_OPTIONS] = {
                       .sub = KEY_SOURCES},
     [OPT_OLD_KEY] = {"old-key", 0, ARG_KEY, "SOURCE", "remove: the key to be removed",
                      .sub = KEY_SOURCES},
+    [OPT_RECOVERY_KEY] = {"recovery-key", 0, ARG_SUBOPTS, "WHERE",
+                          "make a key to be written down and typed, and show it once",
+                          .sub = {{"terminal", NULL, "on the terminal"},
+                                  {"fd", "N", "to an inherited descriptor"}}},
     [OPT_SLOT] = {"slot", 0, ARG_NUMBER, "N",
                   "add, rotate: put the new key there (default: the first free slot); remove: what "
                   "is in there",
@@ -411,7 +417,7 @@ const struct cli_command cli_commands[] = {
             "itself stays what it is.\n"
             "\n"
             "  list    which slots hold keys; with --key, which of them this key opens\n"
-            "  add     one more key (--next-key, --new-key)\n"
+            "  add     one more key (--next-key, --new-key, --recovery-key)\n"
             "  remove  the key in --slot, or --old-key wherever it is\n"
             "  rotate  put a new key (--next-key, --new-key) in the place of --key\n"
             "\n"
@@ -422,10 +428,13 @@ const struct cli_command cli_commands[] = {
             "\n"
             "Needs the image for itself: LOCKED while it is being served (list does not). For the\n"
             "keys of an image that is being served there are commands of nvkeep ctl.",
-        OPTIONS(OPT_KEY, OPT_NEXT_KEY, OPT_NEW_KEY, OPT_OLD_KEY, OPT_SLOT, OPT_ITER_TIME, OPT_JSON,
-                OPT_HELP),
-        .exclusive = {{OPT_NEXT_KEY, OPT_NEW_KEY}, {OPT_OLD_KEY, OPT_SLOT}},
-        .n_exclusive = 2,
+        OPTIONS(OPT_KEY, OPT_NEXT_KEY, OPT_NEW_KEY, OPT_RECOVERY_KEY, OPT_OLD_KEY, OPT_SLOT,
+                OPT_ITER_TIME, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_NEXT_KEY, OPT_NEW_KEY},
+                      {OPT_OLD_KEY, OPT_SLOT},
+                      {OPT_RECOVERY_KEY, OPT_NEXT_KEY},
+                      {OPT_RECOVERY_KEY, OPT_NEW_KEY}},
+        .n_exclusive = 4,
         .run = cmd_key,
     },
     {
