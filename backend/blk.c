@@ -129,6 +129,22 @@ int blk_flush(struct blk_rw *w, struct err *e)
     return 0;
 }
 
+int blk_extend(struct blk_rw *w, uint64_t size, struct err *e)
+{
+    struct blk *b = w->b;
+    if (size <= b->size)
+        return 0;
+    if (!b->ops->extend)
+        return err_set(e, ERR_STORAGE,
+                       "%s: has %" PRIu64 " bytes and cannot be made longer; %" PRIu64
+                       " are needed",
+                       b->name, b->size, size);
+    if (b->ops->extend(b->ctx, size, e) < 0)
+        return err_prefix(e, "%s: making it longer", b->name);
+    b->size = size;
+    return 0;
+}
+
 void blk_write_direct(struct blk_rw *w)
 {
     if (w->b->ops->direct)

@@ -42,6 +42,8 @@ struct blk_ops {
     int (*named)(void *ctx, struct err *e);
     /* See blk_claim_is_enough(). NULL: it is. */
     bool (*exclusive)(void *ctx);
+    /* See blk_extend(). NULL: it cannot be had. */
+    int (*extend)(void *ctx, uint64_t size, struct err *e);
 };
 
 enum blk_mode { BLK_READ_ONLY, BLK_READ_WRITE };
@@ -90,6 +92,9 @@ const struct blk *blk_of(const struct blk_rw *w); /* for reading; borrowed */
 int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n,
               struct err *e) MUST_CHECK;
 int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync */
+/* At least that long from now on (a multiple of 512), zeroes at its end; never shorter.
+ * ERR_STORAGE: it is a device, or there is no room. */
+int blk_extend(struct blk_rw *w, uint64_t size, struct err *e) MUST_CHECK;
 
 /* From now on writes of whole 512-byte sectors from memory that is aligned so bypass the page
  * cache, where the storage takes them in that size: through the cache such a write costs a whole

@@ -1,23 +1,12 @@
-#include "backend/image.h"
-
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/image_priv.h"
 #include "src/base/bytes.h"
 
 enum {
     SLOT = 0,              /* a new image has its key here */
     DIGEST_COST_SHARE = 8, /* the digest costs an eighth of the slot, as qemu-img has it */
-};
-
-struct image_file {
-    struct blk *blk;
-};
-struct image {
-    struct blk *blk;          /* NULL: a store has it */
-    struct image_file *shell; /* for image_lock(); empty meanwhile */
-    struct volume_key *key;
-    char name[BLK_NAME_BYTES];
 };
 
 int image_file_open(const char *path, struct image_file **ret, struct err *e)
@@ -69,10 +58,8 @@ static int image_new(const struct blk *b, struct image **ret, struct err *e)
     return 0;
 }
 
-/* From an open image and its key to the disk whose reference sector matched: everything that reads
- * takes this way, with a claim below it or without. */
-static int attach(struct qcow_image **img, const struct volume_key *key, struct qcow_disk **ret,
-                  struct err *e)
+int image_attach(struct qcow_image **img, const struct volume_key *key, struct qcow_disk **ret,
+                 struct err *e)
 {
     OWNED(volume_key) copy = NULL;
     OWNED(qcow_volume) volume = NULL;
@@ -80,6 +67,17 @@ static int attach(struct qcow_image **img, const struct volume_key *key, struct 
         return -1;
     OWNED(qcow_disk) disk = NULL;
     if (qcow_attach(&volume, &disk, e) < 0 || qcow_disk_check_whole(disk, e) < 0)
+        return -1;
+    *ret = MOVE(disk);
+    return 0;
+}
+
+/* The disk that lives: everything that reads takes this way, with a claim below it or without. */
+static int attach(struct qcow_image **img, const struct volume_key *key, struct qcow_disk **ret,
+                  struct err *e)
+{
+    OWNED(qcow_disk) disk = NULL;
+    if (image_attach(img, key, &disk, e) < 0 || qcow_disk_check_branch(disk, e) < 0)
         return -1;
     *ret = MOVE(disk);
     return 0;
@@ -95,12 +93,36 @@ static int arm(struct blk_rw **w, struct qcow_image **img, const struct volume_k
     return qcow_arm(&disk, w, ret, e);
 }
 
+/* Another tool's snapshot shares the clusters of what lives: the state, which is sound, gets a tree
+ * of its own before anything is written to it. */
+static int stop_sharing(struct blk_rw *w, struct qcow_image **img, const struct volume_key *key,
+                        struct err *e)
+{
+    OWNED(qcow_disk) disk = NULL;
+    OWNED(store_look) look = NULL;
+    struct store_mark mark;
+    if (qcow_image_header(*img)->n_snapshots == 0)
+        return 0;
+    if (attach(img, key, &disk, e) < 0)
+        return -1;
+    if (qcow_disk_is_shared(disk)) {
+        if (store_look(disk, &look, e) < 0)
+            return -1;
+        store_look_mark(look, &mark);
+        const struct store_rebirth same = {look, NULL, mark.generation, mark.epoch};
+        if (store_replace(disk, w, &same, e) < 0)
+            return -1;
+    }
+    qcow_disk_free(MOVE(disk));
+    return qcow_open(blk_of(w), img, e);
+}
+
 /* From a claimed image to a store. Takes the claim on success. */
 static int open_store(struct blk_rw **w, struct qcow_image **img, const struct volume_key *key,
                       struct store **ret, struct err *e)
 {
     OWNED(qcow_disk_rw) disk_rw = NULL;
-    if (arm(w, img, key, &disk_rw, e) < 0)
+    if (stop_sharing(*w, img, key, e) < 0 || arm(w, img, key, &disk_rw, e) < 0)
         return -1;
     if (store_open(&disk_rw, ret, e) == 0)
         return 0;
@@ -180,16 +202,22 @@ int image_look(const struct image *i, struct store_look **ret, struct err *e)
     return 0;
 }
 
-int image_claim(struct image *i, struct store **ret, struct err *e)
+int image_open_again(struct blk_rw **w, const struct volume_key *key, struct store **ret,
+                     struct err *e)
 {
     OWNED(qcow_image) img = NULL;
+    if (qcow_open(blk_of(*w), &img, e) < 0)
+        return -1;
+    return open_store(w, &img, key, ret, e);
+}
+
+int image_claim(struct image *i, struct store **ret, struct err *e)
+{
     struct blk_rw *w = NULL;
     if (blk_claim(&i->blk, &w, e) < 0)
         return -1;
-    if (is_there(blk_of(w), e) == 0 && qcow_open(blk_of(w), &img, e) == 0 &&
-        open_store(&w, &img, i->key, ret, e) == 0)
+    if (is_there(blk_of(w), e) == 0 && image_open_again(&w, i->key, ret, e) == 0)
         return 0;
-    qcow_image_free(MOVE(img)); /* it borrows what is given back */
     blk_unclaim(&w, &i->blk);
     return not_whole(i->blk, e);
 }
@@ -221,6 +249,27 @@ int image_open_store(const char *path, const struct secret *pass, size_t pass_by
 {
     OWNED(image) i = NULL;
     return image_open_claimed(path, pass, pass_bytes, watch, &i, ret, e);
+}
+
+int image_open_idle(const char *path, const struct secret *pass, size_t pass_bytes,
+                    const struct watch *watch, struct image **ret, struct err *e)
+{
+    OWNED(blk) b = NULL;
+    struct blk_rw *w = NULL;
+    OWNED(image) i = NULL;
+    OWNED(qcow_image) img = NULL;
+    if (blk_open(path, BLK_READ_WRITE, &b, e) < 0 || image_new(b, &i, e) < 0 ||
+        blk_claim(&b, &w, e) < 0)
+        return -1;
+    int r = qcow_open(blk_of(w), &img, e);
+    if (r == 0)
+        r = qcow_recover(img, pass, pass_bytes, watch, &i->key, e);
+    qcow_image_free(MOVE(img)); /* it borrows what is given back */
+    blk_unclaim(&w, &i->blk);
+    if (r < 0)
+        return -1;
+    *ret = MOVE(i);
+    return 0;
 }
 
 int image_open_damaged(const char *path, const struct secret *pass, size_t pass_bytes,

@@ -57,6 +57,11 @@ int image_open_claimed(const char *path, const struct secret *pass, size_t pass_
 int image_open_store(const char *path, const struct secret *pass, size_t pass_bytes,
                      const struct watch *watch, struct store **ret, struct err *e) MUST_CHECK;
 
+/* The key alone, for what replaces the state that is there. Whether anybody has the image is asked
+ * before the passphrase is stretched; the claim is not kept. */
+int image_open_idle(const char *path, const struct secret *pass, size_t pass_bytes,
+                    const struct watch *watch, struct image **ret, struct err *e) MUST_CHECK;
+
 /* After ERR_STATE_CORRUPT: the claim, and what of the state can be recovered. Nothing is written.
  */
 int image_open_damaged(const char *path, const struct secret *pass, size_t pass_bytes,

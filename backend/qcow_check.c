@@ -14,8 +14,6 @@
  * many L1 entries name it, and no bitmap has a larger table than the disk's size calls for. */
 enum {
     PIECE = 4096,
-    MAX_L2_ENTRIES = 1 << 23,     /* of all L2 tables together, those of snapshots included */
-    L2_COST = 256,                /* in entries: one more table to read */
     MAX_BITMAP_ENTRIES = 1 << 20, /* of all bitmap tables together */
     BITMAP_COST = 64,             /* in entries, what a bitmap costs apart from its table */
     SEEN_MOST = UINT16_MAX,       /* stands for that and more */
@@ -72,12 +70,12 @@ static int count_l2(struct count *c, uint64_t at, uint32_t times, struct err *e)
 {
     const struct qcow_image *img = c->img;
     uint64_t n = img->cluster_bytes / 8;
-    c->n_entries += n + L2_COST;
-    if (c->n_entries > MAX_L2_ENTRIES)
+    c->n_entries += n + QCOW_L2_COST;
+    if (c->n_entries > QCOW_MAX_COUNTED)
         return qcow_bad(img->blk, ERR_UNSUPPORTED, e,
                         "disk and snapshots have more than %d entries in their L2 tables: too many "
                         "to be counted",
-                        MAX_L2_ENTRIES);
+                        QCOW_MAX_COUNTED);
     for (uint64_t i = 0; i < n; i += PIECE) {
         size_t part = n - i < PIECE ? (size_t)(n - i) : PIECE;
         if (qcow_read_table(img->blk, (struct host){at + i * 8}, c->piece, part, e) < 0)

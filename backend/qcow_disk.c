@@ -3,24 +3,8 @@
 
 #include "backend/qcow_key_io.h"
 #include "backend/qcow_priv.h"
+#include "backend/qcow_snapshot.h"
 #include "src/base/bytes.h"
-
-struct qcow_volume {
-    struct qcow_image *img;
-    struct volume_key *key;
-    struct sector_cipher *cipher;
-};
-struct qcow_disk {
-    struct qcow_volume *v; /* its key is gone */
-    struct ref_facts facts;
-    struct mac_key *record_key;
-};
-struct qcow_disk_rw {
-    struct qcow_disk *d;
-    struct blk_rw *w;
-    bool direct; /* set when the first sector is about to be written: opening reads through the
-                    cache */
-};
 
 enum {
     FIRST_FREE_SECTOR = 8, /* the first eight belong to the reference sector */
@@ -231,6 +215,20 @@ static int check_facts(const struct qcow_volume *v, const struct ref_facts *f, s
     return 0;
 }
 
+/* Whose tree it is that lives, for qcow_disk_check_branch(). */
+static int read_branch(const struct qcow_volume *v, struct qcow_disk *d, uint8_t *sector,
+                       struct err *e)
+{
+    if (qcow_volume_read(v, (struct sector){1}, 1, sector, e) < 0)
+        return -1;
+    enum branch_verdict verdict = branch_sector_decode(d->record_key, sector, d->branch);
+    if (verdict != BRANCH_DAMAGED && !(verdict == BRANCH_NOTHING && v->img->header.has_branch))
+        return 0;
+    return qcow_bad(v->img->blk, ERR_STATE_CORRUPT, e,
+                    "sector 1 of the disk, which tells the state that lives from those of "
+                    "snapshots, is damaged");
+}
+
 int qcow_attach(struct qcow_volume **v, struct qcow_disk **ret, struct err *e)
 {
     OWNED(qcow_disk) d = calloc(1, sizeof(*d));
@@ -241,7 +239,7 @@ int qcow_attach(struct qcow_volume **v, struct qcow_disk **ret, struct err *e)
         return -1;
     if (ref_sector_verify(secret_peek(sector), (*v)->key, &d->facts, &d->record_key, e) < 0)
         return not_recognised(*v, e);
-    if (check_facts(*v, &d->facts, e) < 0)
+    if (check_facts(*v, &d->facts, e) < 0 || read_branch(*v, d, secret_bytes(sector), e) < 0)
         return -1;
     d->v = MOVE(*v);
     volume_key_free(MOVE(d->v->key)); /* what is needed from now on was derived from it */
@@ -344,6 +342,26 @@ static int cannot_be_written(const struct qcow_image *img, uint64_t guest, const
                     guest, why);
 }
 
+static bool is_area_shared(const struct qcow_image *img, uint64_t first, uint64_t n_sectors)
+{
+    uint64_t per_cluster = img->cluster_bytes / SECTOR_BYTES;
+    for (uint64_t c = first / per_cluster; c * per_cluster < first + n_sectors; c++)
+        if (not_in_place(img, c))
+            return true;
+    return false;
+}
+
+bool qcow_disk_is_shared(const struct qcow_disk *d)
+{
+    const struct qcow_image *img = d->v->img;
+    const struct store_layout *l = &d->facts.layout;
+    if (img->header.n_snapshots == 0)
+        return false;
+    return is_area_shared(img, l->checkpoint[0], l->checkpoint_sectors) ||
+           is_area_shared(img, l->checkpoint[1], l->checkpoint_sectors) ||
+           is_area_shared(img, l->log, l->log_sectors);
+}
+
 static int check_in_place(const struct qcow_image *img, uint64_t first, uint64_t n_sectors,
                           struct err *e)
 {
@@ -356,7 +374,7 @@ static int check_in_place(const struct qcow_image *img, uint64_t first, uint64_t
     return 0;
 }
 
-static int check_flags(const struct qcow_image *img, struct err *e)
+int qcow_check_flags(const struct qcow_image *img, struct err *e)
 {
     const struct qcow_header *h = &img->header;
     if (h->incompatible & QCOW_CORRUPT)
@@ -377,7 +395,7 @@ static int check_flags(const struct qcow_image *img, struct err *e)
 
 int qcow_arm(struct qcow_disk **d, struct blk_rw **w, struct qcow_disk_rw **ret, struct err *e)
 {
-    const struct qcow_image *img = (*d)->v->img;
+    struct qcow_image *img = (*d)->v->img;
     const struct store_layout *l = &(*d)->facts.layout;
     OWNED_HEAP struct qcow_disk_rw *rw = calloc(1, sizeof(*rw));
     if (!rw)
@@ -385,10 +403,10 @@ int qcow_arm(struct qcow_disk **d, struct blk_rw **w, struct qcow_disk_rw **ret,
     if (img->blk != blk_of(*w) || !img->claimed)
         return qcow_bad(img->blk, ERR_USAGE, e,
                         "the image was opened before it was claimed, or is not the claimed one");
-    if (check_flags(img, e) < 0 ||
+    if (qcow_check_flags(img, e) < 0 ||
         check_in_place(img, l->checkpoint[0], l->checkpoint_sectors, e) < 0 ||
         check_in_place(img, l->checkpoint[1], l->checkpoint_sectors, e) < 0 ||
-        check_in_place(img, l->log, l->log_sectors, e) < 0)
+        check_in_place(img, l->log, l->log_sectors, e) < 0 || qcow_count_references(img, e) < 0)
         return -1;
     rw->d = MOVE(*d);
     rw->w = MOVE(*w);

@@ -49,6 +49,8 @@ enum {
 #define EXT_BITMAPS   UINT32_C(0x23852875)
 #define EXT_DATA_FILE UINT32_C(0x44415441)
 #define EXT_NVKEEP    UINT32_C(0x6e766b70) /* "nvkp" */
+#define EXT_BRANCH    UINT32_C(0x6e766b62) /* "nvkb" */
+#define EXT_FEATURES  UINT32_C(0x6803f857)
 
 /* The fixed fields as they are, none of them checked. */
 struct raw {
@@ -393,6 +395,23 @@ static int take_nvkeep(struct scan *s, struct bytes_in in, uint32_t length, stru
     return 0;
 }
 
+static int take_branch(struct scan *s, struct bytes_in in, uint32_t length, struct err *e)
+{
+    struct qcow_branch *b = &s->h->branch;
+    uint32_t version = bytes_be32(&in), flags = bytes_be32(&in);
+    if (version != OUR_VERSION || flags != 0 || length != QCOW_BRANCH_EXT_BYTES)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the image's branch is of format %" PRIu32 " (flags 0x%" PRIx32 ", %" PRIu32
+                       " bytes); this nvkeep knows format %d",
+                       version, flags, length, OUR_VERSION);
+    bytes_copy_out(&in, b->name, sizeof(b->name));
+    b->generation = bytes_be64(&in);
+    b->epoch = bytes_be64(&in);
+    bytes_copy_out(&in, b->mac, sizeof(b->mac));
+    s->h->has_branch = true;
+    return 0;
+}
+
 static int take_extension(struct scan *s, uint32_t type, const uint8_t *p, uint32_t n,
                           struct err *e)
 {
@@ -411,6 +430,8 @@ static int take_extension(struct scan *s, uint32_t type, const uint8_t *p, uint3
         return take_bitmaps(s, in, n, e);
     case EXT_NVKEEP:
         return take_nvkeep(s, in, n, e);
+    case EXT_BRANCH:
+        return take_branch(s, in, n, e);
     case EXT_DATA_FILE:
         return err_set(e, ERR_UNSUPPORTED,
                        "the header names an external data file, which was not opened; `qemu-img "
@@ -529,6 +550,70 @@ void qcow_header_encode(const struct qcow_header *h, uint8_t ret[QCOW_HEADER_MAX
     bytes_put_be32(&out, 0);
     bytes_put(&out, h->instance, sizeof(h->instance));
     bytes_put_zero(&out, QCOW_HEADER_MAX - out.n); /* END is zero */
+}
+
+/* ---- one sector that changes everything ---- */
+
+enum { L1_AT = 36, SNAPSHOTS_AT = 60 };
+
+static void put_branch(struct bytes_out *out, const struct qcow_branch *b)
+{
+    bytes_put_be32(out, EXT_BRANCH);
+    bytes_put_be32(out, QCOW_BRANCH_EXT_BYTES);
+    bytes_put_be32(out, OUR_VERSION);
+    bytes_put_be32(out, 0);
+    bytes_put(out, b->name, sizeof(b->name));
+    bytes_put_be64(out, b->generation);
+    bytes_put_be64(out, b->epoch);
+    bytes_put(out, b->mac, sizeof(b->mac));
+}
+
+/* What was there, without the names of features (which are for people) and the old branch. False:
+ * it does not end inside of the n bytes. */
+static bool keep_extensions(const uint8_t *bytes, size_t n, size_t at, struct bytes_out *out)
+{
+    while (at <= n && n - at >= 8) {
+        uint32_t type = get_be32(bytes + at), length = get_be32(bytes + at + 4);
+        size_t padded = ((size_t)length + 7) & ~(size_t)7;
+        if (type == EXT_END)
+            return true;
+        if (length > n - at - 8)
+            return false;
+        if (type != EXT_FEATURES && type != EXT_BRANCH) {
+            bytes_put(out, bytes + at, 8 + length);
+            bytes_put_zero(out, padded - length);
+        }
+        at += 8 + padded;
+    }
+    return true;
+}
+
+int qcow_header_switch(const uint8_t *bytes, size_t n, const struct qcow_header *to,
+                       uint8_t ret[SECTOR_BYTES], struct err *e)
+{
+    size_t cluster = (size_t)1 << to->cluster_bits;
+    uint8_t sector[SECTOR_BYTES];
+    struct bytes_out out = bytes_out(sector, sizeof(sector));
+    bytes_put(&out, bytes, to->header_length);
+    if (!keep_extensions(bytes, n < cluster ? n : cluster, to->header_length, &out))
+        out.bad = true;
+    if (to->has_branch)
+        put_branch(&out, &to->branch);
+    if (!out.bad && out.n < sizeof(sector))
+        bytes_put_zero(&out, sizeof(sector) - out.n); /* END is zero */
+    if (out.bad)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "the header extensions do not fit into the first %d bytes of the file, which "
+            "are written at once; `qemu-img convert` or `nvkeep create` make an image "
+            "with fewer",
+            SECTOR_BYTES);
+    put_be32(sector + L1_AT, to->l1_size);
+    put_be64(sector + L1_AT + 4, to->l1.byte);
+    put_be32(sector + SNAPSHOTS_AT, to->n_snapshots);
+    put_be64(sector + SNAPSHOTS_AT + 4, to->snapshots.byte);
+    memcpy(ret, sector, sizeof(sector));
+    return 0;
 }
 
 void qcow_header_digest(const struct qcow_header *h, const struct luks_header *luks,

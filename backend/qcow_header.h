@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include "backend/offset.h"
+#include "backend/qcow_branch.h"
 #include "src/base/err.h"
 
 enum { QCOW_HEADER_MAX = 4096 }; /* what qcow_header_decode wants to see, or the whole file */
@@ -44,6 +45,8 @@ struct qcow_header {
     bool ours;            /* our own extension is present: "nvkp" */
     unsigned our_version; /* of that extension */
     uint8_t instance[16];
+    bool has_branch; /* and the other: "nvkb" */
+    struct qcow_branch branch;
 };
 
 /* Facts for `info`: what could be read although qcow_header_decode() may refuse it. Escaped text.
@@ -63,6 +66,12 @@ int qcow_header_decode(const uint8_t *bytes, size_t n, uint64_t file_bytes, stru
 /* A new version 3 header with crypto and nvkeep extensions, END and zero padding up to
  * QCOW_HEADER_MAX; the extensions lie inside the first 512 bytes. */
 void qcow_header_encode(const struct qcow_header *h, uint8_t ret[QCOW_HEADER_MAX]);
+
+/* The first sector of an image that is there, with the active L1 table, the snapshot table and the
+ * branch of `to`; everything else stays, but for the names of features. bytes: as for decoding.
+ * ERR_UNSUPPORTED: the extensions do not fit into one sector. */
+int qcow_header_switch(const uint8_t *bytes, size_t n, const struct qcow_header *to,
+                       uint8_t ret[SECTOR_BYTES], struct err *e) MUST_CHECK;
 
 /* SHA-256 over the clear-text fields that the reference sector vouches for. */
 struct luks_header;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/qcow_priv.h"
+#include "backend/qcow_snapshot.h"
 #include "src/base/bytes.h"
 
 /* What may be read in order to refuse an image is bounded, whatever its size says. */
@@ -254,7 +255,7 @@ static int open_snapshot(void *ctx, const struct qcow_snapshot *s, struct err *e
     all->n_entries += s->l1_size;
     if (all->n_entries > MAX_L1_ENTRIES)
         return too_large(img, "entries of L1 tables", all->n_entries, MAX_L1_ENTRIES, e);
-    if (s->l1_size == 0)
+    if (s->l1_size == 0 || (img->of_snapshot && s->l1.byte == img->header.l1.byte))
         return 0;
     if (claim_clusters(img, USE_SNAPSHOT_L1, s->l1.byte, bytes, e) < 0)
         return -1;
@@ -283,6 +284,7 @@ static int open_snapshots(struct qcow_image *img, uint64_t *piece, struct err *e
     if (!range_within(img->header.snapshots.byte, bytes, blk_size(img->blk)))
         return qcow_bad(img->blk, ERR_STATE_CORRUPT, e,
                         "the snapshot table reaches beyond the end of the file");
+    img->snapshots_bytes = bytes;
     return claim_clusters(img, USE_SNAPSHOT_TABLE, img->header.snapshots.byte, bytes, e);
 }
 
@@ -390,7 +392,9 @@ static int open_tables(struct qcow_image *img, struct err *e)
     return open_refs(img, e);
 }
 
-int qcow_open(const struct blk *b, struct qcow_image **ret, struct err *e)
+/* s NULL: what lives. */
+static int open_tree(const struct blk *b, const struct snapshot_facts *s, struct qcow_image **ret,
+                     struct err *e)
 {
     OWNED(qcow_image) img = calloc(1, sizeof(*img));
     if (!img)
@@ -399,6 +403,11 @@ int qcow_open(const struct blk *b, struct qcow_image **ret, struct err *e)
     img->claimed = blk_is_claimed(b);
     if (read_header(b, &img->header, NULL, e) < 0)
         return -1;
+    if (s) {
+        img->header.l1 = s->l1;
+        img->header.l1_size = s->l1_size;
+        img->of_snapshot = true;
+    }
     if (img->header.crypt_method == 0)
         return not_encrypted(b, &img->header, e);
     if (read_luks(b, &img->header, &img->luks, e) < 0 || allocate(img, e) < 0 ||
@@ -406,6 +415,17 @@ int qcow_open(const struct blk *b, struct qcow_image **ret, struct err *e)
         return -1;
     *ret = MOVE(img);
     return 0;
+}
+
+int qcow_open(const struct blk *b, struct qcow_image **ret, struct err *e)
+{
+    return open_tree(b, NULL, ret, e);
+}
+
+int qcow_open_snapshot(const struct blk *b, const struct snapshot_facts *s, struct qcow_image **ret,
+                       struct err *e)
+{
+    return open_tree(b, s, ret, e);
 }
 
 int qcow_inspect(const struct blk *b, struct qcow_facts *ret, struct err *e)

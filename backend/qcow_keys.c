@@ -25,28 +25,28 @@ void qcow_keys_free(struct qcow_keys *k)
     free(k);
 }
 
-static int read_header(const struct qcow_keys *k, uint8_t *ret, struct err *e)
+static int read_header(const struct key_io *io, uint8_t *ret, struct err *e)
 {
-    return k->io.read(k->io.ctx, 0, ret, KEY_HEADER_BYTES, e);
+    return io->read(io->ctx, 0, ret, KEY_HEADER_BYTES, e);
 }
 
 int qcow_keys_open(const struct key_io *io, struct qcow_keys **ret, struct err *e)
 {
-    OWNED(qcow_keys) k = calloc(1, sizeof(*k));
+    struct luks_header luks;
+    OWNED_HEAP uint8_t *header = key_buffer(KEY_HEADER_BYTES);
+    if (!header)
+        return err_nomem(e, "the LUKS header");
+    if (read_header(io, header, e) < 0 || luks_header_decode(header, io->bytes, &luks, e) < 0)
+        return -1;
+    size_t n = (size_t)luks_slot_sectors(luks.cipher.key_bytes) * SECTOR_BYTES;
+    OWNED_HEAP uint8_t *material = key_buffer(n);
+    if (!material)
+        return err_nomem(e, "the key material of a LUKS slot");
+    struct qcow_keys *k = calloc(1, sizeof(*k));
     if (!k)
         return err_nomem(e, "the key slots");
-    k->io = *io;
-    k->header = key_buffer(KEY_HEADER_BYTES);
-    if (!k->header)
-        return err_nomem(e, "the key slots");
-    if (read_header(k, k->header, e) < 0 ||
-        luks_header_decode(k->header, io->bytes, &k->luks, e) < 0)
-        return -1;
-    k->material_bytes = (size_t)luks_slot_sectors(k->luks.cipher.key_bytes) * SECTOR_BYTES;
-    k->material = key_buffer(k->material_bytes);
-    if (!k->material)
-        return err_nomem(e, "the key material of a LUKS slot");
-    *ret = MOVE(k);
+    *k = (struct qcow_keys){*io, luks, MOVE(header), MOVE(material), n, false};
+    *ret = k;
     return 0;
 }
 
@@ -142,7 +142,7 @@ static int change_slot(struct qcow_keys *k, unsigned slot, const struct luks_slo
         return err_nomem(e, "the LUKS header");
     memcpy(header, k->header, KEY_HEADER_BYTES);
     luks_slot_encode(to, slot, header);
-    if (write_entry(k, header, slot, to->active, e) < 0 || read_header(k, now, e) < 0)
+    if (write_entry(k, header, slot, to->active, e) < 0 || read_header(&k->io, now, e) < 0)
         return err_prefix(e, "key slot %u may or may not be %s", slot,
                           to->active ? "in use now" : "disabled now");
     if (memcmp(now, header, KEY_HEADER_BYTES) != 0)

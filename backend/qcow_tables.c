@@ -28,7 +28,7 @@ int qcow_read_table(const struct blk *b, struct host at, uint64_t *ret, size_t n
 /* ---- refcounts [QCOW2 refcounts] ---- */
 
 /* Number i of a block. Widths below a byte fill each byte from its lowest bits. */
-static uint64_t refcount_at(const uint8_t *block, unsigned order, size_t i)
+uint64_t qcow_refcount_get(const uint8_t *block, unsigned order, size_t i)
 {
     switch (order) {
     case 3:
@@ -42,6 +42,29 @@ static uint64_t refcount_at(const uint8_t *block, unsigned order, size_t i)
     default: {
         unsigned bits = 1u << order, per_byte = 8 / bits;
         return block[i / per_byte] >> (i % per_byte * bits) & ((1u << bits) - 1);
+    }
+    }
+}
+
+void qcow_refcount_put(uint8_t *block, unsigned order, size_t i, uint64_t value)
+{
+    switch (order) {
+    case 3:
+        block[i] = (uint8_t)value;
+        break;
+    case 4:
+        put_be16(block + 2 * i, (uint16_t)value);
+        break;
+    case 5:
+        put_be32(block + 4 * i, (uint32_t)value);
+        break;
+    case 6:
+        put_be64(block + 8 * i, value);
+        break;
+    default: {
+        unsigned bits = 1u << order, per_byte = 8 / bits, shift = (unsigned)(i % per_byte) * bits;
+        unsigned mask = ((1u << bits) - 1) << shift;
+        block[i / per_byte] = (uint8_t)((block[i / per_byte] & ~mask) | (unsigned)value << shift);
     }
     }
 }
@@ -63,7 +86,7 @@ static int visit_block(const struct qcow_image *img, struct refs_buffers *buf, u
     for (uint64_t at = 0; at < n; at += NUMBERS) {
         size_t part = n - at < NUMBERS ? (size_t)(n - at) : NUMBERS;
         for (size_t i = 0; i < part; i++)
-            buf->numbers[i] = refcount_at(buf->block, img->header.refcount_order, at + i);
+            buf->numbers[i] = qcow_refcount_get(buf->block, img->header.refcount_order, at + i);
         if (v->each(v->ctx, (uint32_t)(first + at), buf->numbers, part, e) < 0)
             return -1;
     }
@@ -140,7 +163,10 @@ int qcow_visit_snapshots(const struct blk *b, const struct qcow_header *h,
             return qcow_bad(b, ERR_STATE_CORRUPT, e,
                             "snapshot %" PRIu32 " has %" PRIu32 " bytes of extra data, at most %d",
                             i + 1, s.extra_bytes, SNAPSHOT_MAX_EXTRA);
-        used += SNAPSHOT_FIXED_BYTES + s.extra_bytes + get_be16(fixed + 12) + get_be16(fixed + 14);
+        s.at = used;
+        s.bytes =
+            SNAPSHOT_FIXED_BYTES + s.extra_bytes + get_be16(fixed + 12) + get_be16(fixed + 14);
+        used += s.bytes;
         if (used > SNAPSHOT_MAX_TABLE)
             return qcow_bad(b, ERR_STATE_CORRUPT, e, "the snapshot table is longer than 64 MiB");
         if (each(ctx, &s, e) < 0)

@@ -5,27 +5,12 @@
 #include <time.h>
 
 #include "backend/qcow_key_io.h"
-#include "backend/store_state.h"
+#include "backend/qcow_snapshot.h"
+#include "backend/store_priv.h"
 
-enum { LOOK_TRIES = 5, TRIED_MOST = 8 };
+enum { LOOK_TRIES = 5 };
 /* Beyond it, generations and epochs could run out while somebody counts on. */
 #define HIGHEST_NUMBER (UINT64_MAX / 8 * 7)
-
-struct store {
-    struct qcow_disk_rw *disk;
-    struct store_content now;
-    struct secret *record; /* in which records are made and encrypted */
-    struct scan_result at; /* the newest acknowledged record, and where the log ends */
-    uint64_t own_epoch;    /* W6 */
-    bool may_append;       /* W2: the newest record was written and flushed by us */
-    bool unsettled;        /* W5: a failed commit may have left something */
-    bool log_tried;        /* W7: one of them in the log, behind what is used of it */
-    struct secret *beside; /* W8: room for one sector; NULL: the claim is enough */
-    struct err fenced;     /* W8: kind ERR_NONE unless somebody has taken over */
-    /* W8: the first sectors of our last failed checkpoints, any of which may be there again */
-    uint8_t tried[TRIED_MOST][RECORD_MAC_BYTES];
-    unsigned n_tried;
-};
 
 static const struct store_layout *layout_of(const struct store *s)
 {
@@ -73,12 +58,17 @@ void store_free(struct store *s)
     free(s);
 }
 
+void store_disarm(struct store **s, struct blk_rw **ret)
+{
+    qcow_disarm(&(*s)->disk, ret);
+    store_free(*s);
+    *s = NULL;
+}
+
 void store_release(struct store **s, struct blk **ret)
 {
     struct blk_rw *w;
-    qcow_disarm(&(*s)->disk, &w);
-    store_free(*s);
-    *s = NULL;
+    store_disarm(s, &w);
     blk_unclaim(&w, ret);
 }
 
@@ -181,6 +171,11 @@ int store_look(const struct qcow_disk *d, struct store_look **ret, struct err *e
         return -1;
     *ret = MOVE(l);
     return 0;
+}
+
+struct state_view store_look_view(const struct store_look *l)
+{
+    return content_view(&l->content);
 }
 
 const uint8_t *store_look_get(const struct store_look *l, enum blob_kind kind, size_t *ret_bytes)
@@ -377,12 +372,17 @@ static bool is_of_other_owner(const struct store *s, const struct record_sector 
 }
 
 /* W8 */
-static int look_for_other_owner(struct store *s, struct err *e)
+int store_look_for_other_owner(struct store *s, struct err *e)
 {
     enum record_area beside = area_beside(s->at.base);
     struct record_sector found;
     if (!s->beside)
         return 0;
+    if (qcow_disk_still_lives(s->disk, e) < 0) {
+        if (e->kind == ERR_FENCED)
+            s->fenced = *e;
+        return -1;
+    }
     if (qcow_disk_read_again(s->disk, area_first(layout_of(s), beside), secret_bytes(s->beside),
                              e) < 0)
         return err_prefix(e, "looking whether somebody else has taken over");
@@ -405,7 +405,7 @@ int store_key_area(struct store *s, struct key_area *ret, struct err *e)
         *e = s->fenced;
         return -1;
     }
-    if (look_for_other_owner(s, e) < 0)
+    if (store_look_for_other_owner(s, e) < 0)
         return -1;
     return qcow_disk_key_area(s->disk, ret, e);
 }
@@ -457,7 +457,7 @@ int store_commit(struct store *s, const struct state_change *change, struct err 
     state_compare(&c.old, &c.now, &c.edit);
     if (c.edit.n_changed == 0 && !s->unsettled)
         return 0;
-    if (reserve(s, &c, e) < 0 || look_for_other_owner(s, e) < 0)
+    if (reserve(s, &c, e) < 0 || store_look_for_other_owner(s, e) < 0)
         return -1;
     if (write_commit(s, &c, &next, e) < 0) {
         s->unsettled = true;

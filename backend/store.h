@@ -48,6 +48,8 @@ DEFINE_OWNED(store);
 /* The store is freed and the claim let go, but what it lay on stays open: *ret can be claimed again
  * (blk_claim). Nothing is written. */
 void store_release(struct store **s, struct blk **ret);
+/* The same, and the claim is the caller's. */
+void store_disarm(struct store **s, struct blk_rw **ret);
 
 /* NULL when there is no such blob. The bytes are the store's (secret memory), valid until the next
  * commit. */

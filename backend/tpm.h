@@ -69,6 +69,10 @@ int tpm_commit_origin(struct tpm *t, const uint8_t origin[ORIGIN_BYTES], struct 
  * durable afterwards: the store's newest record is the TPM's permanent state. */
 int tpm_settle(struct tpm *t, struct err *e) MUST_CHECK;
 
+/* Snapshots of what is stored, while on or off: what is owed to the store is settled before. */
+int tpm_snapshot_create(struct tpm *t, const char *name, struct err *e) MUST_CHECK;
+int tpm_snapshot_delete(struct tpm *t, const char *id_or_name, struct err *e) MUST_CHECK;
+
 uint32_t tpm_library_version(void);      /* libtpms: major << 16 | minor << 8 | micro */
 unsigned tpm_kinds(const struct tpm *t); /* blobs it has: bit (kind - 1) */
 

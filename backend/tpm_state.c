@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/store_snapshot.h"
 #include "backend/tpm_priv.h"
 
 /* --- what libtpms is shown --- */
@@ -235,6 +236,18 @@ int tpm_settle(struct tpm *t, struct err *e)
         return -1;
     blob_set_clear(&t->owed);
     return 0;
+}
+
+int tpm_snapshot_create(struct tpm *t, const char *name, struct err *e)
+{
+    return tpm_settle(t, e) < 0 ? -1 : store_snapshot_create(t->store, name, e);
+}
+
+int tpm_snapshot_delete(struct tpm *t, const char *id_or_name, struct err *e)
+{
+    if (!t->store)
+        return err_set(e, ERR_USAGE, "the TPM has no store");
+    return store_snapshot_delete(t->store, id_or_name, e);
 }
 
 unsigned tpm_kinds(const struct tpm *t)

@@ -1,6 +1,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "backend/image_snapshot.h"
 #include "migration/custody_priv.h"
 
 enum { TAKE_OVER_PATIENCE_MS = 3000 };
@@ -258,6 +259,17 @@ int custody_take_back(struct custody *c, struct store **ret, struct err *e)
     c->tried_generation = 0;
     *ret = s;
     return 0;
+}
+
+int custody_apply(struct custody *c, const char *snapshot, struct store **s, struct err *e)
+{
+    struct image_restored unused;
+    if (c->state != HO_IDLE)
+        return err_set(e, ERR_USAGE,
+                       "the TPM's state is %s: a snapshot can be applied while the TPM is off, and "
+                       "its state neither given away nor handed in",
+                       handover_state_name(c->state));
+    return image_apply_open(c->image, snapshot, s, &unused, e);
 }
 
 /* --- looking --- */

@@ -94,6 +94,11 @@ int custody_take_back(struct custody *c, struct store **ret, struct err *e) MUST
 /* Nothing is written. remember: for custody_take_back(). */
 void custody_release(struct custody *c, struct store **s, bool remember);
 
+/* The state of a snapshot in the place of what is stored; the TPM is off. The store is another one
+ * afterwards, or NULL where it could not be opened again. */
+int custody_apply(struct custody *c, const char *snapshot, struct store **s,
+                  struct err *e) MUST_CHECK;
+
 /* --- what is given away --- */
 
 /* What was handed over and not used yet: true, and what to commit to mark it as used. */

@@ -1,6 +1,7 @@
 #include "src/cli/cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 
@@ -171,6 +172,25 @@ static int inspect(const char *image, struct qcow_facts *ret, struct err *e)
     if (blk_open(image, BLK_READ_ONLY, &b, e) < 0)
         return -1;
     return qcow_inspect(b, ret, e);
+}
+
+int cli_recovery_fd(const struct cli_args *a, int *ret, struct err *e)
+{
+    enum { TERMINAL, FD };
+    char *found[MAX_SUBOPTS];
+    uint64_t fd = 0;
+    *ret = -1;
+    if (!a->text[OPT_RECOVERY_KEY])
+        return 0;
+    if (cli_subopts(&cli_options[OPT_RECOVERY_KEY], a->text[OPT_RECOVERY_KEY], found, e) < 0)
+        return -1;
+    if (found[TERMINAL] && found[FD])
+        return err_set(e, ERR_USAGE, "--recovery-key: terminal or fd=N, not both");
+    if (found[FD] && cli_number("--recovery-key: fd", found[FD], 0, INT_MAX, &fd, e) < 0)
+        return -1;
+    if (found[FD])
+        *ret = (int)fd;
+    return 0;
 }
 
 int cli_key_missing(const char *image, struct err *e)

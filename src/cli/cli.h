@@ -58,6 +58,9 @@ int cli_number(const char *what, const char *text, uint64_t least, uint64_t most
 int cli_size(const char *what, const char *text, uint64_t least, uint64_t most, uint64_t *ret,
              struct err *e) MUST_CHECK;
 
+/* --recovery-key: where to show it; -1: on the terminal, or it was not given. ERR_USAGE. */
+int cli_recovery_fd(const struct cli_args *a, int *ret, struct err *e) MUST_CHECK;
+
 /* The name most like `text`, or NULL when none is. Names are those of next(i), up to NULL. */
 const char *cli_suggest(const char *text, const char *(*next)(const void *ctx, size_t i),
                         const void *ctx);
@@ -81,6 +84,8 @@ int cmd_info(struct cli_run *run, struct err *e);
 int cmd_verify_key(struct cli_run *run, struct err *e);
 int cmd_check(struct cli_run *run, struct err *e);
 int cmd_recover(struct cli_run *run, struct err *e);
+int cmd_snapshot(struct cli_run *run, struct err *e);
+int cmd_adopt(struct cli_run *run, struct err *e);
 int cmd_import(struct cli_run *run, struct err *e);
 int cmd_import_in_place(struct cli_run *run, struct err *e);
 int cmd_export(struct cli_run *run, struct err *e);

@@ -12,6 +12,7 @@
             {"fd", "N", "an inherited descriptor, bytes exactly"},                                 \
             {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},               \
             {"credential", "NAME", "a systemd credential of this unit"},                           \
+            {"recovery", "PATH", "a recovery key, as somebody typed it into a file"},              \
         {                                                                                          \
             "prompt", NULL, "ask on the terminal"                                                  \
         }                                                                                          \
@@ -39,6 +40,7 @@ const struct cli_option cli_options[N_OPTIONS] = {
                          {"fd", "N", "an inherited descriptor, bytes exactly"},
                          {"pwdfd", "N", "an inherited descriptor; one final newline is dropped"},
                          {"credential", "NAME", "a systemd credential of this unit"},
+                         {"recovery", "PATH", "a recovery key, as somebody typed it into a file"},
                          {"prompt", NULL, "ask on the terminal"},
                          {"admin", NULL, "serve: wait until it comes through the admin socket"}}},
     [OPT_NEW_KEY] = {"new-key", 0, ARG_PATH, "FILE",
@@ -51,6 +53,10 @@ const struct cli_option cli_options[N_OPTIONS] = {
                       .sub = KEY_SOURCES},
     [OPT_OLD_KEY] = {"old-key", 0, ARG_KEY, "SOURCE", "remove: the key to be removed",
                      .sub = KEY_SOURCES},
+    [OPT_RECOVERY_KEY] = {"recovery-key", 0, ARG_SUBOPTS, "WHERE",
+                          "make a key to be written down and typed, and show it once",
+                          .sub = {{"terminal", NULL, "on the terminal"},
+                                  {"fd", "N", "to an inherited descriptor"}}},
     [OPT_SLOT] = {"slot", 0, ARG_NUMBER, "N",
                   "add, rotate: put the new key there (default: the first free slot); remove: what "
                   "is in there",
@@ -302,6 +308,48 @@ const struct cli_command cli_commands[] = {
         .run = cmd_recover,
     },
     {
+        .name = "snapshot",
+        .operand = "ACTION",
+        .more = "IMAGE [NAME]",
+        .brief = "list, create, apply and delete snapshots of the TPM's state",
+        .about =
+            "Snapshots in the image itself, as qemu-img snapshot shows them: either program "
+            "lists,\n"
+            "applies and deletes what the other one made.\n"
+            "\n"
+            "  list    what is there; needs no key and no NAME\n"
+            "  create  keep the state as it is now\n"
+            "  apply   go back to that of a snapshot; what came after it is lost\n"
+            "  delete  let go of one\n"
+            "\n"
+            "NAME is a name or, of a snapshot that is there, its id. Each action happens whole or\n"
+            "not at all, also where the power fails.\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served (list does not). For an\n"
+            "image that is being served there are commands of nvkeep ctl. After qemu-img snapshot\n"
+            "-a the image is refused as STATE_ROLLED_BACK until nvkeep adopt was asked to go on\n"
+            "with it.",
+        OPTIONS(OPT_KEY, OPT_JSON, OPT_HELP),
+        .run = cmd_snapshot,
+    },
+    {
+        .name = "adopt",
+        .operand = "IMAGE",
+        .brief = "go on with an older state that another program has put into an image",
+        .about =
+            "For an image that is refused as STATE_ROLLED_BACK: another program, such as qemu-img\n"
+            "snapshot -a, has put an older state in the place of the TPM's newest one. Says what\n"
+            "is there. Without --yes nothing is written.\n"
+            "\n"
+            "With --yes that state is the newest one from now on, and the image opens again. What\n"
+            "the guest did with its TPM after that state is lost: counters go back, too.\n"
+            "\n"
+            "Needs the image for itself: LOCKED while it is being served.",
+        OPTIONS(OPT_KEY, OPT_YES, OPT_JSON, OPT_HELP),
+        .wants_key = true,
+        .run = cmd_adopt,
+    },
+    {
         .name = "import",
         .operand = "SOURCE",
         .more = "IMAGE",
@@ -375,7 +423,7 @@ const struct cli_command cli_commands[] = {
             "itself stays what it is.\n"
             "\n"
             "  list    which slots hold keys; with --key, which of them this key opens\n"
-            "  add     one more key (--next-key, --new-key)\n"
+            "  add     one more key (--next-key, --new-key, --recovery-key)\n"
             "  remove  the key in --slot, or --old-key wherever it is\n"
             "  rotate  put a new key (--next-key, --new-key) in the place of --key\n"
             "\n"
@@ -386,10 +434,13 @@ const struct cli_command cli_commands[] = {
             "\n"
             "Needs the image for itself: LOCKED while it is being served (list does not). For the\n"
             "keys of an image that is being served there are commands of nvkeep ctl.",
-        OPTIONS(OPT_KEY, OPT_NEXT_KEY, OPT_NEW_KEY, OPT_OLD_KEY, OPT_SLOT, OPT_ITER_TIME, OPT_JSON,
-                OPT_HELP),
-        .exclusive = {{OPT_NEXT_KEY, OPT_NEW_KEY}, {OPT_OLD_KEY, OPT_SLOT}},
-        .n_exclusive = 2,
+        OPTIONS(OPT_KEY, OPT_NEXT_KEY, OPT_NEW_KEY, OPT_RECOVERY_KEY, OPT_OLD_KEY, OPT_SLOT,
+                OPT_ITER_TIME, OPT_JSON, OPT_HELP),
+        .exclusive = {{OPT_NEXT_KEY, OPT_NEW_KEY},
+                      {OPT_OLD_KEY, OPT_SLOT},
+                      {OPT_RECOVERY_KEY, OPT_NEXT_KEY},
+                      {OPT_RECOVERY_KEY, OPT_NEW_KEY}},
+        .n_exclusive = 4,
         .run = cmd_key,
     },
     {

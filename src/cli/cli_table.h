@@ -21,6 +21,7 @@ enum cli_option_id {
     OPT_INCOMING,
     OPT_NEXT_KEY,
     OPT_OLD_KEY,
+    OPT_RECOVERY_KEY,
     OPT_SLOT,
     OPT_ITER_TIME,
     OPT_SIZE,

@@ -9,6 +9,8 @@
 #include "src/cli/cli.h"
 #include "src/key/key_prompt.h"
 #include "src/key/new_key.h"
+#include "src/key/recovery_key.h"
+#include "src/key/recovery_show.h"
 
 enum { NAME_BYTES = 200, SLOTS_BYTES = 40 };
 
@@ -22,6 +24,7 @@ static const struct {
 } belongs[] = {
     {OPT_NEXT_KEY, {[ACTION_ADD] = true, [ACTION_ROTATE] = true}},
     {OPT_NEW_KEY, {[ACTION_ADD] = true, [ACTION_ROTATE] = true}},
+    {OPT_RECOVERY_KEY, {[ACTION_ADD] = true}},
     {OPT_ITER_TIME, {[ACTION_ADD] = true, [ACTION_ROTATE] = true}},
     {OPT_SLOT, {[ACTION_ADD] = true, [ACTION_REMOVE] = true, [ACTION_ROTATE] = true}},
     {OPT_OLD_KEY, {[ACTION_REMOVE] = true}},
@@ -36,7 +39,8 @@ struct key_run {
     size_t key_bytes, second_bytes;
     struct image_keys *image;
     struct volume_key *volume;
-    unsigned opens; /* slots that the key opens */
+    unsigned opens;  /* slots that the key opens */
+    int recovery_fd; /* where to show it; -1: the terminal */
     struct key_changed done;
     bool came_late; /* rotate: all was done before */
 };
@@ -96,7 +100,7 @@ static int read_words(struct key_run *r, struct err *e)
                        err_quote(buf, sizeof(buf), a->more[1], strlen(a->more[1])));
     r->args = *a;
     r->args.image = a->more[0];
-    return check_options(r, e);
+    return check_options(r, e) < 0 ? -1 : cli_recovery_fd(a, &r->recovery_fd, e);
 }
 
 /* --- keys --- */
@@ -111,7 +115,7 @@ static int read_second(struct key_run *r, struct err *e)
 {
     const struct cli_args *a = &r->args;
     bool adds = r->action == ACTION_ADD || r->action == ACTION_ROTATE;
-    if (adds && a->text[OPT_NEW_KEY])
+    if (adds && (a->text[OPT_NEW_KEY] || a->text[OPT_RECOVERY_KEY]))
         return 0;
     if (is_given(&a->second_key) && (!adds || a->second_key.kind != KEY_SOURCE_PROMPT)) {
         if (key_source_read(&a->second_key, a->image, &r->second, &r->second_bytes, e) < 0)
@@ -169,10 +173,21 @@ static int slots_of(struct key_run *r, const struct secret *pass, size_t n,
     return qcow_keys_try(image_keys_slots(r->image), pass, n, watch, ret, ret_key, e);
 }
 
+/* Before it counts: somebody who has it and cannot use it is better off than the other way round.
+ */
+static int make_recovery_key(struct key_run *r, struct err *e)
+{
+    if (recovery_key_new(&r->second, e) < 0 ||
+        recovery_key_show(r->second, r->args.image, r->recovery_fd, e) < 0)
+        return -1;
+    r->second_bytes = RECOVERY_TEXT_BYTES;
+    return 0;
+}
+
 static int new_one(struct key_run *r, struct key_new *ret, struct err *e)
 {
     const struct cli_args *a = &r->args;
-    bool random = a->text[OPT_NEW_KEY];
+    bool random = a->text[OPT_NEW_KEY] || a->text[OPT_RECOVERY_KEY];
     unsigned ms = a->text[OPT_ITER_TIME] ? (unsigned)a->number[OPT_ITER_TIME]
                   : random               ? (unsigned)RANDOM_KEY_MS
                                          : (unsigned)PASSPHRASE_MS;
@@ -180,7 +195,10 @@ static int new_one(struct key_run *r, struct key_new *ret, struct err *e)
                         .fresh = random};
     if (key_cost(ms, &n.iterations, e) < 0)
         return -1;
-    if (random && new_key_file(a->text[OPT_NEW_KEY], &r->second, &r->second_bytes, e) < 0)
+    if (a->text[OPT_RECOVERY_KEY] && make_recovery_key(r, e) < 0)
+        return -1;
+    if (a->text[OPT_NEW_KEY] &&
+        new_key_file(a->text[OPT_NEW_KEY], &r->second, &r->second_bytes, e) < 0)
         return -1;
     n.pass = r->second;
     n.bytes = r->second_bytes;
@@ -199,6 +217,8 @@ static int add_or_rotate(struct key_run *r, const struct watch *watch, struct er
     int result = r->action == ACTION_ADD
                      ? key_change_add(k, r->volume, &n, watch, &r->done, e)
                      : key_change_rotate(k, r->volume, r->opens, &n, watch, &r->done, e);
+    if (result < 0 && r->args.text[OPT_RECOVERY_KEY] && !qcow_keys_touched(k))
+        return err_prefix(e, "the recovery key that was shown is not one of this image");
     if (result == 0 || !made)
         return result;
     /* Where it may open the image it stays. */

@@ -10,6 +10,7 @@
 #include <termios.h>
 
 #include "src/base/fd.h"
+#include "src/key/recovery_key.h"
 
 /* A terminal delivers a line of at most 4095 bytes; the rest would be dropped silently. */
 enum { LINE_BYTES = 4096 };
@@ -127,9 +128,17 @@ static int prompt(int tty, const char *question, const char *image, struct secre
 int key_prompt(const char *image, struct secret **ret, size_t *ret_bytes, struct err *e)
 {
     OWNED_FD tty = -1;
-    if (open_terminal(&tty, e) < 0)
+    OWNED(secret) line = NULL;
+    size_t n = 0;
+    if (open_terminal(&tty, e) < 0 || prompt(tty, "Passphrase for", image, &line, &n, e) < 0)
         return -1;
-    return prompt(tty, "Passphrase for", image, ret, ret_bytes, e);
+    if (recovery_key_is_meant(secret_peek(line), n)) {
+        *ret_bytes = RECOVERY_TEXT_BYTES;
+        return recovery_key_read(secret_peek(line), n, ret, e);
+    }
+    *ret = MOVE(line);
+    *ret_bytes = n;
+    return 0;
 }
 
 int key_prompt_new(const char *image, struct secret **ret, size_t *ret_bytes, struct err *e)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "src/key/key_prompt.h"
+#include "src/key/recovery_key.h"
 
 enum { FIRST_BYTES = 4096, QUOTED_BYTES = 200 };
 
@@ -23,6 +24,7 @@ static const struct form {
     [KEY_SOURCE_PWDFD] = {"pwdfd", true, TAKES_FD},
     [KEY_SOURCE_FD] = {"fd", false, TAKES_FD},
     [KEY_SOURCE_CREDENTIAL] = {"credential", false, TAKES_NAME},
+    [KEY_SOURCE_RECOVERY] = {"recovery", false, TAKES_PATH},
     [KEY_SOURCE_PROMPT] = {"prompt", false, TAKES_NOTHING},
     [KEY_SOURCE_ADMIN] = {"admin", false, TAKES_NOTHING},
 };
@@ -89,9 +91,10 @@ int key_source_parse(const char *arg, struct key_source *ret, struct err *e)
         if (strlen(forms[k].name) == name_bytes && memcmp(forms[k].name, arg, name_bytes) == 0)
             src.kind = (enum key_source_kind)k;
     if (src.kind == KEY_SOURCE_NONE)
-        return err_set(e, ERR_USAGE,
-                       "--key: wanted file=PATH, pwdfile=PATH, pwdfd=N, fd=N, credential=NAME or "
-                       "prompt; a key itself is never taken from the command line");
+        return err_set(
+            e, ERR_USAGE,
+            "--key: wanted file=PATH, pwdfile=PATH, pwdfd=N, fd=N, credential=NAME, "
+            "recovery=PATH or prompt; a key itself is never taken from the command line");
 
     const struct form *form = &forms[src.kind];
     const char *sub = swtpm_suboption(arg);
@@ -235,7 +238,8 @@ static void close_inherited(int fd)
 /* The descriptor to read from; `owned` is set where it was opened here. */
 static int open_source(const struct key_source *src, int *ret_owned, int *ret_fd, struct err *e)
 {
-    if (src->kind == KEY_SOURCE_FILE || src->kind == KEY_SOURCE_PWDFILE) {
+    if (src->kind == KEY_SOURCE_FILE || src->kind == KEY_SOURCE_PWDFILE ||
+        src->kind == KEY_SOURCE_RECOVERY) {
         if (open_path(src->value, ret_owned, e) < 0)
             return -1;
         *ret_fd = *ret_owned;
@@ -283,6 +287,10 @@ int key_source_read(const struct key_source *src, const char *image, struct secr
         n--;
     if (n == 0)
         return err_set(e, ERR_KEY_MISSING, "%s is empty; it must hold the passphrase", what);
+    if (src->kind == KEY_SOURCE_RECOVERY) {
+        *ret_bytes = RECOVERY_TEXT_BYTES;
+        return recovery_key_read(secret_peek(key), n, ret, e);
+    }
     *ret = MOVE(key);
     *ret_bytes = n;
     return 0;

@@ -5,7 +5,8 @@
  *     pwdfd=N            the same from an inherited descriptor, read to its end and closed
  *     fd=N               bytes exactly, from an inherited descriptor
  *     credential=NAME    file NAME in $CREDENTIALS_DIRECTORY (systemd), bytes exactly
- *     prompt             asked on the terminal, without echo
+ *     recovery=PATH      a recovery key as somebody typed it (recovery_key.h)
+ *     prompt             asked on the terminal, without echo; a recovery key in any spelling
  *     admin              comes later, through the admin socket of serve: nothing is read here
  *
  * Never argv, never the environment. The passphrase goes from the descriptor straight into a
@@ -23,6 +24,7 @@ enum key_source_kind {
     KEY_SOURCE_PWDFD,
     KEY_SOURCE_FD,
     KEY_SOURCE_CREDENTIAL,
+    KEY_SOURCE_RECOVERY,
     KEY_SOURCE_PROMPT,
     KEY_SOURCE_ADMIN,
     KEY_SOURCE_N_KINDS

@@ -114,6 +114,14 @@ const struct admin_verb admin_verbs[] = {
      "source: allow the state to leave, for some time"},
     {"migrate-abort", VERB_SESSION, ADMIN_MIGRATE_ABORT, NULL, NULL, false, false,
      "take that back; forget what was handed in"},
+    {"snapshot-list", VERB_SESSION, ADMIN_SNAPSHOT_LIST, NULL, NULL, false, false,
+     "the snapshots in the image"},
+    {"snapshot-create", VERB_SESSION, ADMIN_SNAPSHOT_CREATE, "name", "NAME", false, false,
+     "keep the TPM's state as it is now"},
+    {"snapshot-apply", VERB_SESSION, ADMIN_SNAPSHOT_APPLY, "name", "NAME", false, false,
+     "while the TPM is off: go back to the state of a snapshot"},
+    {"snapshot-delete", VERB_SESSION, ADMIN_SNAPSHOT_DELETE, "name", "NAME", false, false,
+     "let go of a snapshot"},
     {"quit", VERB_QUIT, 0, NULL, NULL, false, false, "end the daemon"},
 };
 const size_t admin_n_verbs = ARRAY_LEN(admin_verbs);
@@ -400,6 +408,28 @@ void admin_fill_keys(struct json_out *o, const void *task)
     if (t->kind == KEY_TASK_REMOVE || t->kind == KEY_TASK_ROTATE)
         add_slots(o, "removed", t->done.removed);
     add_slots(o, "in_use", active);
+}
+
+/* Somebody's text: escaped, as everywhere. */
+static void add_text(struct json_out *o, const char *name, const char *text)
+{
+    char buf[4 * SNAPSHOT_NAME_BYTES];
+    json_out_text(o, name, err_quote(buf, sizeof(buf), text, strlen(text)));
+}
+
+void admin_fill_snapshots(struct json_out *o, const void *list)
+{
+    const struct snapshot_list *l = list;
+    json_out_array(o, "snapshots");
+    for (size_t i = 0; i < l->n; i++) {
+        json_out_object(o, NULL);
+        add_text(o, "id", l->at[i].id);
+        add_text(o, "name", l->at[i].name);
+        json_out_number(o, "seconds", l->at[i].seconds);
+        json_out_number(o, "nanoseconds", l->at[i].nanoseconds);
+        json_out_end(o);
+    }
+    json_out_end(o);
 }
 
 void admin_fill_token(struct json_out *o, const void *token)

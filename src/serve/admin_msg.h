@@ -88,10 +88,11 @@ char *admin_event(const struct admin_news *news);
 
 /* Members of return values. */
 void admin_fill_version(struct json_out *o, const void *unused);
-void admin_fill_status(struct json_out *o, const void *status); /* struct session_status */
-void admin_fill_phase(struct json_out *o, const void *phase);   /* text */
-void admin_fill_keys(struct json_out *o, const void *task);     /* struct key_task */
-void admin_fill_token(struct json_out *o, const void *token);   /* text */
+void admin_fill_status(struct json_out *o, const void *status);  /* struct session_status */
+void admin_fill_phase(struct json_out *o, const void *phase);    /* text */
+void admin_fill_keys(struct json_out *o, const void *task);      /* struct key_task */
+void admin_fill_token(struct json_out *o, const void *token);    /* text */
+void admin_fill_snapshots(struct json_out *o, const void *list); /* struct snapshot_list */
 /* The list of commands is no object, as in QMP. */
 char *admin_commands(const struct admin_request *r);
 

@@ -466,6 +466,8 @@ static void answer_call(struct admin_server *s, struct seat *c, const struct adm
         answer_error(s, c, &call->error);
     else if (call->what == ADMIN_QUERY_STATUS)
         answer(s, c, admin_return(&c->request, admin_fill_status, &call->status), NULL);
+    else if (call->what == ADMIN_SNAPSHOT_LIST)
+        answer(s, c, admin_return(&c->request, admin_fill_snapshots, &call->snapshots), NULL);
     else if (c->request.verb->returns_token)
         answer(s, c, admin_return(&c->request, admin_fill_token, call->token), NULL);
     else

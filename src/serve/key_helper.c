@@ -160,9 +160,9 @@ static void *help(void *arg)
 int key_helper_new(struct key_helper **ret, struct err *e)
 {
     OWNED_FD done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    OWNED_HEAP struct key_helper *h = calloc(1, sizeof(*h));
     if (done < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot make an event descriptor");
+    OWNED_HEAP struct key_helper *h = calloc(1, sizeof(*h));
     if (!h)
         return err_nomem(e, "a thread");
     h->done_fd = done;

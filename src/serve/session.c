@@ -37,6 +37,8 @@ void ctrl_job_free(struct ctrl_job *job)
     free(job->data);
     secret_free(job->blob);
     secret_free(job->state);
+    if (job->admin)
+        snapshot_list_clear(&job->admin->snapshots);
     free(job->admin);
     free(job);
 }

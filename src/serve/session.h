@@ -8,6 +8,7 @@
 #ifndef NVKEEP_SRC_SESSION_H
 #define NVKEEP_SRC_SESSION_H
 
+#include "backend/store_snapshot.h"
 #include "backend/tpm.h"
 #include "migration/custody.h"
 #include "src/serve/ctrl_msg.h"
@@ -24,6 +25,10 @@ enum admin_command {
     ADMIN_PREPARE_INCOMING, /* token in, token out */
     ADMIN_COMMIT_OUTGOING,  /* token in */
     ADMIN_MIGRATE_ABORT,    /* disarm; forget what was handed in */
+    ADMIN_SNAPSHOT_LIST,    /* snapshots out */
+    ADMIN_SNAPSHOT_CREATE,  /* a name in the place of the token, and so for the next two */
+    ADMIN_SNAPSHOT_APPLY,
+    ADMIN_SNAPSHOT_DELETE,
 };
 struct session_status {
     enum handover_state state;
@@ -36,7 +41,8 @@ struct admin_call {
     enum admin_command what;
     char token[CUSTODY_TOKEN_MAX]; /* in and out */
     struct session_status status;  /* filled for every command */
-    struct err error;              /* kind ERR_NONE: it succeeded */
+    struct snapshot_list snapshots;
+    struct err error; /* kind ERR_NONE: it succeeded */
 };
 
 /* One access to the keys of the image, between two commands of the TPM. Offsets and buffers as in

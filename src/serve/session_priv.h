@@ -4,6 +4,7 @@
  *     session.c           control commands and TPM commands
  *     session_handover.c  the events of the handover table, and what they do to TPM and storage
  *     session_state.c     blobs in and out, and the commands of the admin socket
+ *     session_snapshot.c  those of them that are about snapshots
  */
 #ifndef NVKEEP_SRC_SESSION_PRIV_H
 #define NVKEEP_SRC_SESSION_PRIV_H
@@ -62,6 +63,7 @@ void session_drop_export(struct session *s);
 bool session_is_stranger(const struct session *s, const struct ctrl_job *job, struct err *e);
 uint32_t session_get_state(struct session *s, struct ctrl_job *job);
 uint32_t session_set_state(struct session *s, struct ctrl_job *job);
+int session_snapshot(struct session *s, struct admin_call *call, struct err *e) MUST_CHECK;
 /* What could be loaded now: looked at, and shown to libtpms. */
 int session_prepare_load(struct session *s, const struct watch *watch, struct store_look **ret,
                          struct err *e) MUST_CHECK;

@@ -301,10 +301,17 @@ void session_admin(struct session *s, struct admin_call *call)
     case ADMIN_MIGRATE_ABORT:
         r = abort_all(s, &e);
         break;
+    case ADMIN_SNAPSHOT_LIST:
+    case ADMIN_SNAPSHOT_CREATE:
+    case ADMIN_SNAPSHOT_APPLY:
+    case ADMIN_SNAPSHOT_DELETE:
+        r = session_snapshot(s, call, &e);
+        break;
     }
     if (r < 0) {
         call->error = e;
-        session_tell(s, EVENT_REFUSED, &e);
+        if (call->what < ADMIN_SNAPSHOT_LIST)
+            session_tell(s, EVENT_REFUSED, &e);
         log_err(s->o.log, &e);
     }
     fill_status(s, &call->status);

@@ -6,6 +6,7 @@ endforeach()
 target_link_options(crash_test_sequence_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
     -Wl,--wrap=blk_open -Wl,--wrap=qcow_recover
     -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
+target_link_options(crash_test_snapshot_crash PRIVATE -Wl,--wrap=blk_open -Wl,--wrap=qcow_recover)
 target_link_options(crash_test_tpm_crash PRIVATE -Wl,--wrap=qcow_disk_rw_free
     -Wl,--wrap=store_commit -Wl,--wrap=secret_new -Wl,--wrap=secret_free)
 

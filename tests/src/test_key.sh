@@ -107,6 +107,24 @@ for _ in $(seq 30); do # its benchmark sometimes gives up
 done
 expect 0 'removed: slot 1, 5' remove i --key file=f6 --old-key file=same
 
+# --- a recovery key ---
+refused 2 'does not belong' rotate i --key file=f6 --recovery-key terminal
+refused 2 'exclude each other' add i --key file=f6 --recovery-key terminal --new-key x
+refused 2 'not open for writing' add i --key file=f6 --recovery-key fd=77
+refused 2 'terminal or fd=N' add i --key file=f6 --recovery-key terminal,fd=3
+expect 0 'the new key is in slot' add i --key file=f6 --recovery-key fd=7 7>written
+grep -qE '^([a-z0-9]{5}-){7}[a-z0-9]{5}$' written || { echo "a recovery key: $(cat written)"; failed=1; }
+tr 'a-z-' 'A-Z ' <written >typed
+expect 0 'this key opens it' list i --key recovery=typed
+head -c 47 written >exactly
+opens exactly || { echo 'the recovery key as it was shown is no passphrase'; failed=1; }
+sed 's/^\(.\)\(.\)/\2\1/; t; s/./q/' typed >swapped
+cmp -s typed swapped || refused 2 'a mistake in it' list i --key recovery=swapped
+echo qqqq >nonsense
+refused 2 'wanted are 40' list i --key recovery=nonsense
+expect 0 'removed' remove i --key file=f6 --old-key recovery=typed
+refused 11 'opens none' list i --key recovery=typed
+
 # --- in use ---
 "$NVKEEP" serve i --key file=f6 --ctrl type=unixio,path=c --admin type=unixio,path=a --daemon --pid file=pid --log file=log || failed=1
 daemon=$(cat pid)
