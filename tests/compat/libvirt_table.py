@@ -105,6 +105,7 @@ def report(test):
         sides[whose] = {}
         for group in GROUPS:
             sides[whose].update(rows_of(test, whose, group))
+            test.end()
     show(sides)
 
 

@@ -14,6 +14,7 @@ def group(test, which):
     for whose in ("ours", "stock") if test.long else ("ours",):
         found = libvirt_table.rows_of(test, whose, which)
         print(f"         {whose}: {len(found)} rows")
+        test.end()
 
 
 def machines_start_save_and_revert(test):
