@@ -91,7 +91,7 @@ bool blk_claim_is_enough(const struct blk *b);
 const struct blk *blk_of(const struct blk_rw *w); /* for reading; borrowed */
 int blk_write(struct blk_rw *w, struct host at, const void *buf, size_t n,
               struct err *e) MUST_CHECK;
-int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync */
+int blk_flush(struct blk_rw *w, struct err *e) MUST_CHECK; /* one fdatasync; see also blk_file.c */
 /* At least that long from now on (a multiple of 512), zeroes at its end; never shorter.
  * ERR_STORAGE: it is a device, or there is no room. */
 int blk_extend(struct blk_rw *w, uint64_t size, struct err *e) MUST_CHECK;

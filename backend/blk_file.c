@@ -17,6 +17,7 @@ struct file {
     bool is_device;
     bool direct;    /* O_DIRECT is set on fd */
     bool exclusive; /* the kernel that grants our locks is the only one that writes there */
+    bool had_name;  /* when it was claimed; a new image has none yet */
 };
 enum { DIRECT_ALIGN = 512 };
 
@@ -101,11 +102,22 @@ static int file_extend(void *ctx, uint64_t size, struct err *e)
     return file_pwrite(ctx, zeroes, sizeof(zeroes), size - sizeof(zeroes), e);
 }
 
+/* What was written is kept when the disk has it and others can open it: a file whose last name was
+ * taken away while it is served goes with this process. */
 static int file_flush(void *ctx, struct err *e)
 {
     const struct file *f = ctx;
+    struct stat mine;
     if (fdatasync(f->fd) < 0)
         return err_sys(e, ERR_STORAGE, errno, "flushing");
+    if (!f->had_name)
+        return 0;
+    if (fstat(f->fd, &mine) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "asking whether it still has a name");
+    if (mine.st_nlink == 0)
+        return err_set(e, ERR_STORAGE,
+                       "was deleted or replaced while it is in use here: what is written now would "
+                       "be lost with this process");
     return 0;
 }
 
@@ -289,7 +301,7 @@ static bool is_same(const struct stat *a, const struct stat *b)
  * nothing. */
 static int file_named(void *ctx, struct err *e)
 {
-    const struct file *f = ctx;
+    struct file *f = ctx;
     struct stat mine, named;
     if (fstat(f->fd, &mine) < 0)
         return err_sys(e, ERR_STORAGE, errno, "asking for its identity");
@@ -301,6 +313,7 @@ static int file_named(void *ctx, struct err *e)
         return err_set(e, ERR_STORAGE,
                        "was replaced after it was opened here: its name leads to another file now, "
                        "which is opened by a new start");
+    f->had_name = true;
     return 0;
 }
 

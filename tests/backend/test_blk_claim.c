@@ -320,6 +320,26 @@ static void a_file_that_was_moved_away_is_still_ours(void **state)
     assert_non_null(strstr(e.text, "deleted or replaced"));
 }
 
+/* An acknowledged change is one that the next start finds. */
+static void nothing_is_durable_in_a_file_that_was_deleted(void **state)
+{
+    OWNED(blk) b = NULL;
+    OWNED(blk_rw) w = NULL;
+    struct err e;
+    (void)state;
+    put_file("f", "abc");
+    open_rw("f", &b);
+    assert_int_equal(blk_claim(&b, &w, &e), 0);
+    assert_int_equal(link("f", "kept"), 0);
+    assert_int_equal(unlink("f"), 0);
+    assert_int_equal(blk_flush(w, &e), 0);
+    put_file("new", "abc");
+    assert_int_equal(rename("new", "kept"), 0);
+    assert_int_equal(blk_flush(w, &e), -1);
+    assert_int_equal(e.kind, ERR_STORAGE);
+    assert_non_null(strstr(e.text, "deleted or replaced"));
+}
+
 static void a_claim_that_was_let_go_can_be_had_again(void **state)
 {
     OWNED(blk) a = NULL;
@@ -423,6 +443,7 @@ int main(void)
         cmocka_unit_test(a_file_that_was_replaced_is_not_claimed),
         cmocka_unit_test(a_name_that_leads_to_another_file_is_seen_wherever_we_are),
         cmocka_unit_test(a_file_that_was_moved_away_is_still_ours),
+        cmocka_unit_test(nothing_is_durable_in_a_file_that_was_deleted),
         cmocka_unit_test(a_claim_that_was_let_go_can_be_had_again),
         cmocka_unit_test(the_size_of_a_file_that_grows_is_measured_without_a_claim),
         cmocka_unit_test(what_is_let_go_is_claimed_within_milliseconds),
