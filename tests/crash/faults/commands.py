@@ -275,6 +275,50 @@ class Recover(Scene):
         return self.copy_is_wrong()
 
 
+class KeyChange(OnImage):
+    """Whatever fails, a key that stays opens the image, nothing in it is damaged, and the same command
+    again leads to the keys that there are to be."""
+
+    def __init__(self, *args, had=("k",), after):
+        super().__init__(*args)
+        self.had, self.after = had, set(after)
+
+    def setup(self):
+        super().setup()
+        self.put("k2", b"the second key")
+        if "k2" in self.had:
+            done = self.tools.run(self.folder, "key", "add", "i", "--key", "file=k", "--next-key", "file=k2",
+                                  "--iter-time", "1")
+            if done.returncode != 0:
+                raise Broken(f"key add: {done.stderr.decode()}")
+        self.before = judge.entries(self.folder)
+
+    def opening(self):
+        return {k for k in ("k", "k2") if self.tools.run(self.folder, "check", "i", "--key",
+                                                         "file=" + k).returncode == 0}
+
+    def others(self):
+        before, after = dict(self.before), judge.entries(self.folder)
+        before.pop("i"), after.pop("i", None)
+        return judge.difference(before, after) or None
+
+    def done(self, outcome):
+        del outcome
+        if self.opening() != self.after:
+            return f"exit code 0, and what opens the image is {self.opening()}"
+        return self.others()
+
+    def refused(self, outcome):
+        now = self.opening()
+        if not now >= self.after & set(self.had) or not now or not now <= self.after | set(self.had):
+            return f"what opens the image is {now}"
+        again = self.tools.run(self.folder, *self.words)
+        gone = 11 if "remove" in self.words else 0  # --old-key opens nothing any more
+        if again.returncode not in (0, gone) or self.opening() != self.after:
+            return f"the same again: {again.stderr.decode()}, and what opens the image is {self.opening()}"
+        return self.others()
+
+
 class Ctl(Scene):
     """Against a daemon that nothing fails in. fresh: a new one each time."""
 
@@ -420,6 +464,12 @@ def all_scenes(tools, templates, base):
     yield dry
     yield Recover(*t, "recover --yes --backup", "recover", "i", *key, "--yes", "--backup", "b")
     yield Recover(*t, "recover --yes --no-backup", "recover", "i", *key, "--yes", "--no-backup")
+    change = ("i", *key, "--next-key", "file=k2", *quick)
+    yield OnImage(*t, "key list --key", "key", "list", "i", *key)
+    yield KeyChange(*t, "key add --slot 6", "key", "add", *change, "--slot", "6", after=("k", "k2"))
+    yield KeyChange(*t, "key rotate", "key", "rotate", *change, after=("k2",))
+    yield KeyChange(*t, "key remove", "key", "remove", "i", "--key", "file=k2", "--old-key", "file=k",
+                    had=("k", "k2"), after=("k2",))
     yield Ctl(*t, "ctl query-status", "ctl", "a", "query-status")
     yield Ctl(*t, "ctl prepare-outgoing --json", "ctl", "a", "prepare-outgoing", "--json")
     yield Ctl(*t, "ctl add-key", "ctl", "a", "add-key", *key, fresh=True, waiting=True)
