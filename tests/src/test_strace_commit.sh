@@ -157,7 +157,7 @@ check()
         fi
     done <"$dir/these"
 }
-one='pwrite64@image fdatasync@image'
+one='pwrite64@image fdatasync@image newfstatat@image' # the last: has the file still a name?
 check 0000012a NV_Define "$one"
 check 00000137 NV_Write "$one" "$one" none
 check 0000014e NV_Read none
