@@ -5,7 +5,9 @@
 file(GLOB COMPAT_SRC CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compat/compat_*.c)
 nvkeep_layer(nvk_compat ${COMPAT_SRC})
 target_link_libraries(nvk_compat PUBLIC nvk_program)
-target_compile_definitions(nvk_compat PRIVATE NVKEEP_SYSCONFDIR="${CMAKE_INSTALL_FULL_SYSCONFDIR}")
+# What the owner of a machine decides is in one place, wherever the programs are.
+set(NVKEEP_SYSCONFDIR /etc CACHE PATH "where nvkeep/swtpm.conf is")
+target_compile_definitions(nvk_compat PRIVATE NVKEEP_SYSCONFDIR="${NVKEEP_SYSCONFDIR}")
 
 function(nvkeep_compat name)
     add_executable(compat_${name} ${ARGN})

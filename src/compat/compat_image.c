@@ -29,10 +29,9 @@ void compat_image_clear(struct compat_image *i)
 static int refuse_old(const struct compat_image *i, char **ret_advice, struct err *e)
 {
     const struct compat_place *p = &i->place;
-    OWNED_HEAP char *command = compat_import_command(p, &i->key);
+    OWNED_HEAP char *command = compat_import_command(p, &i->key, i->policy.iter_ms);
     char buf[QUOTED_BYTES];
-    if (!command || asprintf(ret_advice, "take it over%s with: %s",
-                             p->dir ? "" : " into a file of its own", command) < 0)
+    if (!command || asprintf(ret_advice, "take it over with: %s", command) < 0)
         *ret_advice = NULL; /* better no advice than half of one */
     return err_set(e, ERR_STATE_FOREIGN, "%s is a TPM state of swtpm's, which was left alone",
                    quoted(buf, p->old ?: p->image));
@@ -96,17 +95,22 @@ int compat_image_take_key(struct compat_image *i, struct err *e)
 int compat_image_find_key(struct compat_image *i, struct err *e)
 {
     const struct compat_place *p = &i->place;
-    const struct key_source file = {.kind = KEY_SOURCE_FILE, .value = p->key_file, .fd = -1};
+    const struct key_source file = {
+        .kind = KEY_SOURCE_FILE, .value = p->key_file, .fd = -1, .limit_ms = KEY_LIMIT_MS};
     char image[QUOTED_BYTES], name[QUOTED_BYTES];
+    struct stat st;
     if (compat_image_take_key(i, e) < 0)
         return -1;
     if (i->pass)
         return 0;
-    if (access(p->key_file, F_OK) < 0 && errno == ENOENT)
+    bool there = stat(p->key_file, &st) == 0;
+    if (!there && errno == ENOENT)
         return err_set(e, ERR_KEY_MISSING,
                        "%s is encrypted, no key was given, and there is no %s with a key that was "
                        "made for it",
                        quoted(image, p->image), quoted(name, p->key_file));
+    if (there && !S_ISREG(st.st_mode))
+        return err_set(e, ERR_USAGE, "%s is no key: wanted a file", quoted(name, p->key_file));
     return key_source_read(&file, p->image, &i->pass, &i->pass_bytes, e);
 }
 

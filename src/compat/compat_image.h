@@ -34,7 +34,7 @@ int compat_image_look(const struct compat_image *i, enum compat_found *ret, char
                       struct err *e) MUST_CHECK;
 
 /* The key that was given, if one was; read once: a pipe is empty then. ERR_KEY_MISSING: none was,
- * and the policy demands one; ERR_KEY_WRONG, ERR_USAGE. */
+ * and the policy demands one, or it did not come in ten seconds; ERR_KEY_WRONG, ERR_USAGE. */
 int compat_image_take_key(struct compat_image *i, struct err *e) MUST_CHECK;
 /* The key of an image that is there: the one that was given, else that of the key file.
  * ERR_KEY_MISSING: there is neither. */

@@ -31,23 +31,37 @@ static bool is_printable(unsigned char c)
     return c >= 0x20 && c < 0x7f;
 }
 
-/* As it is, in '...', or in $'...' where something could not be read on a terminal. */
+static void put_escaped(FILE *to, char c)
+{
+    if (!is_printable((unsigned char)c) || c == '\'')
+        fprintf(to, "\\%03o", (unsigned char)c);
+    else if (c == '%' || c == '\\')
+        fprintf(to, "%c%c", c, c);
+    else
+        fputc(c, to);
+}
+
+static void put_quoted(FILE *to, char c)
+{
+    if (c == '\'')
+        fputs("'\\''", to);
+    else
+        fputc(c, to);
+}
+
+/* As it is, in '...', or by printf where something could not be read on a terminal: every shell has
+ * that. (It takes newlines from the end; the line is then right but for that.) */
 static void put(FILE *to, struct word w)
 {
     bool bare = all_of(&w, is_plain), escaped = !all_of(&w, is_printable);
-    fputs(bare ? " " : escaped ? " $'" : " '", to);
+    fputs(bare ? " " : escaped ? " \"$(printf '" : " '", to);
     for (size_t i = 0; w.part[i]; i++)
         for (const char *p = w.part[i]; *p; p++)
-            if (!is_printable((unsigned char)*p))
-                fprintf(to, "\\x%02x", (unsigned char)*p);
-            else if (escaped && (*p == '\'' || *p == '\\'))
-                fprintf(to, "\\%c", *p);
-            else if (*p == '\'')
-                fputs("'\\''", to);
+            if (escaped)
+                put_escaped(to, *p);
             else
-                fputc(*p, to);
-    if (!bare)
-        fputc('\'', to);
+                put_quoted(to, *p);
+    fputs(bare ? "" : escaped ? "')\"" : "'", to);
 }
 
 /* Who reads the line may stand elsewhere. cwd: NULL: as it is. */
@@ -58,37 +72,43 @@ static void put_path(FILE *to, const char *cwd, const char *before, const char *
     put(to, (struct word){{before, here ? cwd : "", here ? "/" : "", path, behind}});
 }
 
-/* There, a path has no comma. */
-static void put_key(FILE *to, const char *cwd, const struct swtpm_key_source *k)
+/* There, a path has no comma; and in place, % is the name of a machine. */
+static void put_key(FILE *to, const char *cwd, const struct swtpm_key_source *k, bool in_place)
 {
-    bool in_file = k->kind == KEY_SOURCE_FILE;
+    const char *at = *k->value != '/' && cwd && !strchr(cwd, ',') ? cwd : "";
+    bool in_file =
+        k->kind == KEY_SOURCE_FILE && !(in_place && (strchr(k->value, '%') || strchr(at, '%')));
     char how[60];
     snprintf(how, sizeof(how), "%s%s%s", k->bits == 256 ? ",mode=aes-256-cbc" : "",
              !k->passphrase && k->form == MIGRATION_KEY_BINARY ? ",format=binary" : "",
              k->passphrase && k->kdf == MIGRATION_KDF_SHA512 ? ",kdf=sha512" : "");
     fputs(" --source-key", to);
-    put_path(to, in_file && cwd && !strchr(cwd, ',') ? cwd : NULL,
+    put_path(to, in_file && *at ? at : NULL,
              k->passphrase ? "pwdfile=" : "file=", in_file ? k->value : "FILE", how);
-    fputs(" --keep-key", to);
 }
 
 static void put_command(FILE *to, const char *cwd, const struct compat_place *p,
-                        const struct swtpm_key_source *key)
+                        const struct swtpm_key_source *key, unsigned iter_ms)
 {
-    const char *more = p->dir ? "" : ".qcow2";
-    fputs("nvkeep import", to);
-    put_path(to, cwd, p->dir ? "dir://" : "file://", p->dir ?: p->image, "");
-    put_path(to, cwd, "", p->image, more);
+    bool in_place = !p->dir, given = key->kind != KEY_SOURCE_NONE;
+    fputs(in_place ? "nvkeep import --in-place" : "nvkeep import", to);
+    put_path(to, cwd, in_place ? "" : "dir://", p->dir ?: p->image, "");
+    if (!in_place)
+        put_path(to, cwd, "", p->image, "");
     fputs(p->device == DEVICE_TPM20 ? " --tpm2" : " --tpm12", to);
-    if (key->kind != KEY_SOURCE_NONE) {
-        put_key(to, cwd, key);
-        return;
-    }
-    fputs(" --new-key", to);
-    put_path(to, cwd, "", p->dir ? p->key_file : p->image, p->dir ? "" : ".qcow2.key");
+    if (given)
+        put_key(to, cwd, key, in_place);
+    if (given && key->passphrase)
+        fprintf(to, " --iter-time %u", iter_ms);
+    if (in_place)
+        return; /* it gives the image the key of the state, or makes one where we look for it */
+    fputs(given ? " --keep-key" : " --new-key", to);
+    if (!given)
+        put_path(to, cwd, "", p->key_file, "");
 }
 
-char *compat_import_command(const struct compat_place *p, const struct swtpm_key_source *key)
+char *compat_import_command(const struct compat_place *p, const struct swtpm_key_source *key,
+                            unsigned iter_ms)
 {
     OWNED_HEAP char *cwd = getcwd(NULL, 0);
     char *line = NULL;
@@ -96,7 +116,7 @@ char *compat_import_command(const struct compat_place *p, const struct swtpm_key
     FILE *to = open_memstream(&line, &n);
     if (!to)
         return NULL;
-    put_command(to, cwd, p, key);
+    put_command(to, cwd, p, key, iter_ms);
     bool whole = !ferror(to);
     if (fclose(to) != 0 || !whole) {
         free(line);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/compat/compat_file.h"
 #include "src/key/key_rules.h"
 
 enum { QUOTED_BYTES = 200, LINE_BYTES = 256, ITER_MS_MAX = 600000 };
@@ -61,16 +62,20 @@ static int take_line(struct compat_policy *p, const char *line, unsigned number,
                    err_quote(quoted, sizeof(quoted), at, strcspn(at, "\n")));
 }
 
+const char *compat_policy_path(void)
+{
+    return path();
+}
+
 int compat_policy_read(struct compat_policy *ret, struct err *e)
 {
     struct compat_policy p = {.seal = SEAL_OFF, .iter_ms = SECRET_MS};
     char line[LINE_BYTES], quoted[QUOTED_BYTES];
     unsigned number = 0;
     int r = 0;
-    FILE *f = fopen(path(), "re");
-    if (!f && errno != ENOENT && errno != ENOTDIR)
-        return err_sys(e, ERR_USAGE, errno, "cannot read %s",
-                       err_quote(quoted, sizeof(quoted), path(), strlen(path())));
+    FILE *f;
+    if (compat_file_open(path(), &f, e) < 0)
+        return -1;
     while (r == 0 && f && fgets(line, sizeof(line), f))
         r = take_line(&p, line, ++number, e);
     if (r == 0 && f && ferror(f))

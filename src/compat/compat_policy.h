@@ -1,7 +1,7 @@
 /* What the owner of a machine decides about what stands in for swtpm and swtpm_setup there.
  *
  * Their callers (libvirt, Proxmox) build the command line and the environment themselves, so
- * neither can hold a policy; a file can, and a package can ship it. SYSCONFDIR/nvkeep/swtpm.conf,
+ * neither can hold a policy; a file can, and a package can ship it. /etc/nvkeep/swtpm.conf,
  * or the file that NVKEEP_SWTPM_CONF names:
  *
  *     # comment
@@ -24,7 +24,10 @@ struct compat_policy {
     unsigned iter_ms; /* of a passphrase that a new image is given */
 };
 
-/* Where there is no file: the defaults. ERR_USAGE. */
+const char *compat_policy_path(void);
+
+/* Where there is no file: the defaults. It binds what starts from an image that is there as well as
+ * what makes one. ERR_USAGE. */
 int compat_policy_read(struct compat_policy *ret, struct err *e) MUST_CHECK;
 
 #endif

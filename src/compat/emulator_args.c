@@ -275,12 +275,16 @@ static int take_migration(struct emulator_args *a, const char *text, struct err 
 
 static int take_migration_key(struct emulator_args *a, const char *text, struct err *e)
 {
-    return swtpm_key_parse("migration-key", text, &a->plan.migration_key, e);
+    int r = swtpm_key_parse("migration-key", text, &a->plan.migration_key, e);
+    a->plan.migration_key.limit_ms = KEY_LIMIT_MS;
+    return r;
 }
 
 static int take_key(struct emulator_args *a, const char *text, struct err *e)
 {
-    return swtpm_key_parse("key", text, &a->image.key, e);
+    int r = swtpm_key_parse("key", text, &a->image.key, e);
+    a->image.key.limit_ms = KEY_LIMIT_MS;
+    return r;
 }
 
 static int take_state(struct emulator_args *a, const char *text, struct err *e)

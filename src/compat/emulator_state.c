@@ -50,7 +50,7 @@ static int take_mode(const char *text, mode_t *ret, struct err *e)
 static int take_word(const char *name, const char *value, struct place *place, mode_t *mode,
                      struct err *e)
 {
-    char buf[QUOTED_BYTES];
+    char buf[QUOTED_BYTES], found[QUOTED_BYTES];
     if (strcmp(name, "dir") == 0 && *value)
         place->dir = value;
     else if (strcmp(name, "backend-uri") == 0)
@@ -59,7 +59,7 @@ static int take_word(const char *name, const char *value, struct place *place, m
         return take_mode(value, mode, e);
     else if (strcmp(name, "lock") != 0 && strcmp(name, "fsync") != 0 && strcmp(name, "backup") != 0)
         return err_set(e, ERR_USAGE, "Error parsing tpmstate options: Unknown option '%s%s%s'",
-                       quoted(buf, name), *value ? "=" : "", value);
+                       quoted(buf, name), *value ? "=" : "", quoted(found, value));
     return 0;
 }
 

@@ -44,10 +44,13 @@ static const char for_both[] =
     "--print-capabilities : print what is supported, as JSON, and end\n"
     "--print-states       : print which states there are, as JSON, and end\n"
     "--print-info <flags> : print what libtpms says about itself, as JSON, and end\n"
-    "-h|--help            : this text\n";
+    "-h|--help            : this text\n"
+    "\n"
+    "The owner of the machine decides in ";
 
 void emulator_usage(FILE *to, bool chardev)
 {
-    fprintf(to, "Usage: swtpm %s [options]\n\nThe following options are supported:\n\n%s%s",
-            chardev ? "chardev" : "socket", chardev ? for_devices : for_sockets, for_both);
+    fprintf(to, "Usage: swtpm %s [options]\n\nThe following options are supported:\n\n%s%s%s.\n",
+            chardev ? "chardev" : "socket", chardev ? for_devices : for_sockets, for_both,
+            compat_policy_path());
 }

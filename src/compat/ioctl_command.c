@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -176,6 +177,26 @@ static int hash(struct link *l, const char *text, struct err *e)
 
 /* --- states --- */
 
+enum { FILE_LIMIT_S = 10 };
+
+static void give_up(int signal_number)
+{
+    static const char text[] = "swtpm_ioctl: the file was not ready within 10 seconds\n";
+    (void)signal_number;
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+    _exit(EXIT_FAILURE);
+}
+
+/* A named pipe may have nobody at its other end. */
+static int limit_file(struct err *e)
+{
+    const struct sigaction act = {.sa_handler = give_up};
+    if (sigaction(SIGALRM, &act, NULL) < 0)
+        return err_sys(e, ERR_STORAGE, errno, "cannot limit how long the file may take");
+    (void)alarm(FILE_LIMIT_S);
+    return 0;
+}
+
 static int state_kind(const char *text, uint64_t *ret, struct err *e)
 {
     static const char *const names[] = {"permanent", "volatile", "savestate"};
@@ -220,12 +241,13 @@ static int save(struct link *l, const struct ioctl_command *c, struct err *e)
     OWNED(secret) blob = NULL;
     size_t n;
     char quoted[QUOTED_BYTES];
-    if (get_state(l, (uint32_t)c->number, &blob, &n, e) < 0)
+    if (get_state(l, (uint32_t)c->number, &blob, &n, e) < 0 || limit_file(e) < 0)
         return -1;
     OWNED_FD fd = open(c->file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
     if (fd < 0 || (n > 0 && fd_write_full(fd, secret_peek(blob), n) < 0))
         return err_sys(e, ERR_STORAGE, errno, "Could not write the state to '%s'",
                        err_quote(quoted, sizeof(quoted), c->file, strlen(c->file)));
+    (void)alarm(0);
     return 0;
 }
 
@@ -234,12 +256,15 @@ static int read_state(const char *path, struct secret **ret, size_t *ret_n, stru
     char quoted[QUOTED_BYTES];
     OWNED(secret) blob = NULL;
     err_quote(quoted, sizeof(quoted), path, strlen(path));
+    if (limit_file(e) < 0)
+        return -1;
     OWNED_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return err_sys(e, ERR_USAGE, errno, "Could not open file '%s' for reading", quoted);
     if (secret_new(STATE_MAX_BYTES + 1, &blob, e) < 0)
         return -1;
     ssize_t n = fd_read_full(fd, secret_bytes(blob), STATE_MAX_BYTES + 1);
+    (void)alarm(0);
     if (n < 0)
         return err_sys(e, ERR_STORAGE, errno, "Could not read file '%s'", quoted);
     if (n > STATE_MAX_BYTES)

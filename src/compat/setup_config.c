@@ -5,6 +5,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "src/compat/compat_file.h"
+
 enum { QUOTED_BYTES = 300, LINE_BYTES = PATH_MAX + 100 };
 
 /* --- reading --- */
@@ -100,25 +102,34 @@ static int use_signer(struct setup_config *c, struct err *e)
     return c->tool ? 0 : err_nomem(e, "the configuration");
 }
 
-static FILE *open_default(void)
+static int open_default(FILE **ret, struct err *e)
 {
+    struct err ignored;
     char home[CONFIG_HOME_BYTES], path[PATH_MAX];
     FILE *f = NULL;
     if (setup_config_home(home)) {
         (void)snprintf(path, sizeof(path), "%s/swtpm_setup.conf", home);
-        f = fopen(path, "re");
+        /* --runas: another user's may be out of reach. */
+        if (compat_file_open(path, &f, &ignored) < 0)
+            f = NULL;
     }
-    return f ? f : fopen("/etc/swtpm_setup.conf", "re");
+    if (f) {
+        *ret = f;
+        return 0;
+    }
+    return compat_file_open("/etc/swtpm_setup.conf", ret, e);
 }
 
 int setup_config_read(const char *path, struct setup_config *ret, struct err *e)
 {
     struct setup_config c = {0};
     char buf[QUOTED_BYTES];
-    FILE *f = path ? fopen(path, "re") : open_default();
+    FILE *f;
+    if ((path ? compat_file_open(path, &f, e) : open_default(&f, e)) < 0)
+        return err_prefix(e, "the configuration");
     if (!f && path)
         return err_set(e, ERR_USAGE, "cannot read config file %s: %s.",
-                       err_quote(buf, sizeof(buf), path, strlen(path)), strerrordesc_np(errno));
+                       err_quote(buf, sizeof(buf), path, strlen(path)), strerrordesc_np(ENOENT));
     int r = f ? read_file(f, &c, e) : use_signer(&c, e);
     if (f)
         fclose(f);

@@ -13,7 +13,8 @@
 
 static void usage(FILE *to)
 {
-    fputs(
+    fprintf(
+        to,
         "TPM emulator setup tool, of nvkeep " NVKEEP_VERSION "\n"
         "Usage: swtpm_setup [options]\n"
         "\n"
@@ -54,8 +55,10 @@ static void usage(FILE *to)
         "--print-capabilities, --version, --help\n"
         "\n"
         "--tpm, --swtpm_ioctl, --tcsd-system-ps-file and --display are accepted and do nothing:\n"
-        "no other program is run.\n",
-        to);
+        "no other program is run.\n"
+        "\n"
+        "The owner of the machine decides in %s.\n",
+        compat_policy_path());
 }
 
 static void print_capabilities(void)
@@ -93,12 +96,15 @@ static int make(const struct setup_args *args, struct setup_log *log, mode_t cal
                 char **ret_advice, struct err *e)
 {
     struct setup_config config = {0};
-    if ((args->run_as && compat_run_as(args->run_as, e) < 0) ||
+    struct compat_policy policy;
+    /* First, while it can be read for certain: it is the machine's, not the user's. */
+    if (compat_policy_read(&policy, e) < 0 ||
+        (args->run_as && compat_run_as(args->run_as, e) < 0) ||
         (args->log_file && setup_log_open(args->log_file, log, e) < 0) ||
         check_certificate_dir(args->certificate_dir, e) < 0 ||
         setup_config_read(args->config, &config, e) < 0)
         return -1;
-    int r = setup_make(args, &config, log, callers_umask, ret_advice, e);
+    int r = setup_make(args, &config, &policy, log, callers_umask, ret_advice, e);
     setup_config_clear(&config);
     return r;
 }
@@ -122,6 +128,12 @@ static int act(const struct setup_args *args, struct setup_log *log, mode_t call
         break;
     }
     return make(args, log, callers_umask, ret_advice, e);
+}
+
+static int complain_of_stdout(const struct setup_log *log, int os)
+{
+    setup_complain(log, "cannot write to standard output: %s", strerrordesc_np(os));
+    return -1;
 }
 
 int main(int argc, char **argv)
@@ -148,6 +160,6 @@ int main(int argc, char **argv)
     if (r < 0)
         setup_complain(&log, "%s%s%s", e.text, advice ? "; " : "", advice ?: "");
     else if (fflush(stdout) != 0)
-        r = -1;
+        r = complain_of_stdout(&log, errno);
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -149,20 +149,23 @@ static int leave_alone(const struct setup_args *args, struct compat_image *image
     return 0;
 }
 
-static void tell_time(const struct setup_log *log, const char *what, bool with_user)
+enum { TIME_BYTES = 100 };
+static const char *time_now(char ret[TIME_BYTES])
 {
-    char when[100] = "?";
     time_t now = time(NULL);
     struct tm tm;
-    const struct passwd *user = with_user ? getpwuid(geteuid()) : NULL;
-    const char *name = user ? user->pw_name : "?";
-    const struct group *group = with_user ? getgrgid(getegid()) : NULL;
-    if (localtime_r(&now, &tm))
-        (void)strftime(when, sizeof(when), "%a %d %b %Y %I:%M:%S %p %Z", &tm);
-    if (with_user)
-        setup_tell(log, "%s as %s:%s @ %s", what, name, group ? group->gr_name : "?", when);
-    else
-        setup_tell(log, "%s @ %s", what, when);
+    if (!localtime_r(&now, &tm) || !strftime(ret, TIME_BYTES, "%a %d %b %Y %I:%M:%S %p %Z", &tm))
+        memcpy(ret, "?", 2);
+    return ret;
+}
+
+static int tell_start(const struct setup_log *log, const char *what, struct err *e)
+{
+    char when[TIME_BYTES];
+    const struct passwd *user = getpwuid(geteuid());
+    const struct group *group = getgrgid(getegid());
+    return setup_tell_first(log, e, "%s as %s:%s @ %s", what, user ? user->pw_name : "?",
+                            group ? group->gr_name : "?", time_now(when));
 }
 
 static int work(const struct setup_args *args, struct compat_image *image, enum compat_found found,
@@ -190,9 +193,9 @@ static int decide(const struct setup_args *args, struct compat_image *image,
         return 0;
     if (!args->not_overwrite)
         return err_set(e, ERR_USAGE, "Found existing TPM state 'permall'.");
-    if (setup_state_verify(image, e) < 0)
+    if (setup_state_verify(image, e) < 0 ||
+        setup_tell_first(log, e, "Not overwriting existing state file.") < 0)
         return -1;
-    setup_tell(log, "Not overwriting existing state file.");
     return 1;
 }
 
@@ -201,28 +204,30 @@ static int make(const struct setup_args *args, struct compat_image *image,
                 struct err *e)
 {
     enum compat_found found;
-    if (setup_state_take_key(image, e) < 0 || compat_image_look(image, &found, ret_advice, e) < 0)
+    char when[TIME_BYTES];
+    if (compat_image_take_key(image, e) < 0 || compat_image_look(image, &found, ret_advice, e) < 0)
         return -1;
     int r = decide(args, image, found, signer->log, e);
     if (r != 0)
         return r < 0 ? -1 : 0;
-    tell_time(signer->log,
-              args->reconfigure ? "Starting vTPM reconfiguration" : "Starting vTPM manufacturing",
-              true);
+    if (tell_start(signer->log,
+                   args->reconfigure ? "Starting vTPM reconfiguration"
+                                     : "Starting vTPM manufacturing",
+                   e) < 0)
+        return -1;
     r = work(args, image, found, config, signer, e);
-    tell_time(signer->log, "Ending vTPM manufacturing", false);
+    setup_tell(signer->log, "Ending vTPM manufacturing @ %s", time_now(when));
     return r;
 }
 
 int setup_make(const struct setup_args *args, const struct setup_config *config,
-               const struct setup_log *log, mode_t callers_umask, char **ret_advice, struct err *e)
+               const struct compat_policy *policy, const struct setup_log *log,
+               mode_t callers_umask, char **ret_advice, struct err *e)
 {
     struct setup_signer signer = {
         .config = config, .log = log, .vm_id = args->vm_id, .umask = callers_umask};
-    struct compat_image image = {.tell = tell, .ctx = &signer};
-    int r = compat_policy_read(&image.policy, e);
-    if (r == 0)
-        r = setup_state_name(args, &image, e);
+    struct compat_image image = {.policy = *policy, .tell = tell, .ctx = &signer};
+    int r = setup_state_name(args, &image, e);
     if (r == 0)
         r = make(args, &image, config, &signer, ret_advice, e);
     compat_image_clear(&image);

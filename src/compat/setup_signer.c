@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -126,9 +127,12 @@ static void tell_call(const struct setup_signer *s, const struct call *c)
 /* --- running it --- */
 
 /* In the child. Our signal rules and permissions are not its own. */
-static void become(const struct setup_signer *s, const struct call *c)
+static void become(const struct setup_signer *s, const struct call *c, pid_t parent)
 {
     int null = open("/dev/null", O_RDONLY);
+    /* Nobody else would end it when we are ended. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
+        _exit(126);
     sigset_t none;
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -168,11 +172,11 @@ static int run(const struct setup_signer *s, const struct call *c, struct err *e
 {
     char buf[200];
     int status = 0;
-    pid_t child = fork();
+    pid_t self = getpid(), child = fork();
     if (child < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot run the signer");
     if (child == 0)
-        become(s, c);
+        become(s, c, self);
     if (await(child, &status, e) < 0)
         return -1;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)

@@ -1,7 +1,6 @@
 #include "src/compat/setup_state.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -69,35 +68,13 @@ static int name_key(const struct setup_args *args, struct swtpm_key_source *ret,
     ret->passphrase = !args->key_file;
     ret->form = MIGRATION_KEY_HEX;
     ret->bits = args->aes256 ? 256 : 128;
+    ret->limit_ms = KEY_LIMIT_MS;
     return is_fd ? number_of(where, &ret->fd, e) : 0;
 }
 
 int setup_state_name(const struct setup_args *args, struct compat_image *ret, struct err *e)
 {
     return name_place(args, &ret->place, e) < 0 ? -1 : name_key(args, &ret->key, e);
-}
-
-/* --- the key --- */
-
-enum { LIMIT_S = 10 };
-
-static void give_up(int signal_number)
-{
-    static const char text[] = "the key did not come within 10 seconds\n";
-    (void)signal_number;
-    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-    _exit(EXIT_FAILURE);
-}
-
-int setup_state_take_key(struct compat_image *i, struct err *e)
-{
-    const struct sigaction act = {.sa_handler = give_up};
-    if (sigaction(SIGALRM, &act, NULL) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "cannot limit how long the key may take");
-    (void)alarm(LIMIT_S);
-    int r = compat_image_take_key(i, e);
-    (void)alarm(0);
-    return r;
 }
 
 /* --- an image that is there --- */

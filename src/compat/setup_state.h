@@ -14,10 +14,6 @@
 int setup_state_name(const struct setup_args *args, struct compat_image *ret,
                      struct err *e) MUST_CHECK;
 
-/* compat_image_take_key() in ten seconds. Those who call us wait for us: where the key does not
- * come, the process says so and ends. */
-int setup_state_take_key(struct compat_image *i, struct err *e) MUST_CHECK;
-
 /* Does the key open the image, and is it of that kind? Reads alone, also what a daemon holds. */
 int setup_state_verify(struct compat_image *i, struct err *e) MUST_CHECK;
 

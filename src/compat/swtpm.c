@@ -100,8 +100,6 @@ static int run(struct emulator_args *a, struct err *e)
 {
     pid_t child;
     int signal = 0;
-    if (compat_policy_read(&a->image.policy, e) < 0)
-        return -1;
     a->plan.o.rules.seal = a->image.policy.seal;
     a->plan.o.rules.rewind = true; /* swtpm takes what it is given: saved VMs are restored */
     a->image.tell = tell;
@@ -115,8 +113,9 @@ static int run(struct emulator_args *a, struct err *e)
 
 static int serve_emulator(struct emulator_args *a, struct err *e)
 {
-    if (change_root(a->chroot, e) < 0 || (a->run_as && compat_run_as(a->run_as, e) < 0) ||
-        serve_plan_open_log(&a->plan, e) < 0)
+    /* The machine's, not that of another root or user. */
+    if (compat_policy_read(&a->image.policy, e) < 0 || change_root(a->chroot, e) < 0 ||
+        (a->run_as && compat_run_as(a->run_as, e) < 0) || serve_plan_open_log(&a->plan, e) < 0)
         return -1;
     return run(a, e);
 }

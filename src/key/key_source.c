@@ -10,6 +10,7 @@
 
 #include "src/key/key_prompt.h"
 #include "src/key/recovery_key.h"
+#include "src/serve/clock.h"
 
 enum { FIRST_BYTES = 4096, QUOTED_BYTES = 200 };
 
@@ -158,27 +159,20 @@ static int open_credential(const char *name, int *ret, struct err *e)
     return open_path(path, ret, e);
 }
 
-/* The next bytes; 0 at the end. Waits in poll() where the descriptor does not block. */
-static ssize_t read_some(int fd, uint8_t *to, size_t room)
+/* The next bytes; 0 at the end. Waits in poll() alone, whether or not the descriptor blocks: a pipe
+ * that nobody opened for writing yet would read as empty. until: now_ms(), or -1. */
+static ssize_t read_some(int fd, uint8_t *to, size_t room, int64_t until)
 {
     for (;;) {
-        ssize_t r = read(fd, to, room);
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int64_t left = until < 0 ? -1 : until - now_ms();
+        int n = poll(&p, 1, until >= 0 && left < 0 ? 0 : (int)left);
+        if (n == 0)
+            errno = ETIMEDOUT;
+        ssize_t r = n > 0 ? read(fd, to, room) : -1;
         if (r >= 0 || (errno != EAGAIN && errno != EINTR))
             return r;
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (errno == EAGAIN && poll(&p, 1, -1) < 0 && errno != EINTR)
-            return -1;
     }
-}
-
-/* A pipe that nobody opened for writing yet reads as empty: wait for the first writer. */
-static void wait_for_writer(int fd)
-{
-    struct stat st;
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
-        while (poll(&p, 1, -1) < 0 && errno == EINTR)
-            ;
 }
 
 /* A secret cannot grow: what does not fit moves to a larger one, and the smaller one is wiped. */
@@ -196,17 +190,21 @@ static int grow(struct secret **s, size_t used, struct err *e)
     return 0;
 }
 
-static int read_all(int fd, const char *what, struct secret **ret, size_t *ret_bytes, struct err *e)
+static int read_all(int fd, const char *what, int limit_ms, struct secret **ret, size_t *ret_bytes,
+                    struct err *e)
 {
     OWNED(secret) s = NULL;
     size_t n = 0;
+    int64_t until = limit_ms ? now_ms() + limit_ms : -1;
     if (secret_new(FIRST_BYTES, &s, e) < 0)
         return -1;
-    wait_for_writer(fd);
     for (;;) {
         if (n == secret_size(s) && grow(&s, n, e) < 0)
             return -1;
-        ssize_t r = read_some(fd, secret_bytes(s) + n, secret_size(s) - n);
+        ssize_t r = read_some(fd, secret_bytes(s) + n, secret_size(s) - n, until);
+        if (r < 0 && errno == ETIMEDOUT)
+            return err_sys(e, ERR_KEY_MISSING, errno,
+                           "the key from %s did not come within %d seconds", what, limit_ms / 1000);
         if (r < 0)
             return err_sys(e, errno == EBADF ? ERR_USAGE : ERR_STORAGE, errno,
                            "cannot read the key from %s", what);
@@ -278,7 +276,7 @@ int key_source_read(const struct key_source *src, const char *image, struct secr
     snprintf(what, sizeof(what), "%s=%s", forms[src->kind].name, quoted(buf, src->value));
     if (open_source(src, &owned, &fd, e) < 0)
         return -1;
-    int r = read_all(fd, what, &key, &n, e);
+    int r = read_all(fd, what, src->limit_ms, &key, &n, e);
     if (owned < 0)
         close_inherited(fd);
     if (r < 0)

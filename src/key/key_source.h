@@ -29,21 +29,23 @@ enum key_source_kind {
     KEY_SOURCE_ADMIN,
     KEY_SOURCE_N_KINDS
 };
-enum { KEY_MAX_BYTES = 65536 };
+/* As long as whoever starts a daemon for a machine can wait for it. */
+enum { KEY_MAX_BYTES = 65536, KEY_LIMIT_MS = 10000 };
 
 struct key_source {
     enum key_source_kind kind;
     const char *value; /* path or name; points into the argument */
     int fd;
+    int limit_ms; /* how long it may take to read; 0: as long as it takes */
 };
 
 /* arg must live as long as *ret. swtpm's sub-options mode=, format= and remove= are refused by name
  * here. ERR_USAGE. */
 int key_source_parse(const char *arg, struct key_source *ret, struct err *e) MUST_CHECK;
 
-/* Reads the key. ERR_KEY_MISSING: the source delivered nothing; ERR_USAGE: no such file, longer
- * than KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret). image is for the
- * prompt. */
+/* Reads the key. ERR_KEY_MISSING: the source delivered nothing (os ETIMEDOUT: in time); ERR_USAGE:
+ * no such file, longer than KEY_MAX_BYTES, no terminal to ask on. ret_bytes <= secret_size(*ret).
+ * image is for the prompt. */
 int key_source_read(const struct key_source *src, const char *image, struct secret **ret,
                     size_t *ret_bytes, struct err *e) MUST_CHECK;
 

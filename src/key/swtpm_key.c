@@ -199,13 +199,14 @@ static int check_fd(int fd, struct err *e)
 int swtpm_key_read(const char *option, const struct swtpm_key_source *s, struct secret **ret,
                    size_t *ret_bytes, struct err *e)
 {
-    struct key_source from = {.kind = s->kind, .value = s->value, .fd = s->fd};
+    struct key_source from = {
+        .kind = s->kind, .value = s->value, .fd = s->fd, .limit_ms = s->limit_ms};
     assert(s->kind != KEY_SOURCE_PROMPT);
     if (s->kind == KEY_SOURCE_FD && check_fd(s->fd, e) < 0)
         return err_prefix(e, "--%s", option);
     if (key_source_read(&from, "", ret, ret_bytes, e) == 0)
         return 0;
-    if (e->kind == ERR_KEY_MISSING)
+    if (e->kind == ERR_KEY_MISSING && e->os != ETIMEDOUT)
         err_set(e, ERR_KEY_MISSING, "the key's source is empty");
     return err_prefix(e, "--%s", option);
 }

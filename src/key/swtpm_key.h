@@ -33,6 +33,7 @@ struct swtpm_key_source {
     enum migration_kdf kdf;
     unsigned bits;
     bool remove;
+    int limit_ms; /* as a key_source has it */
 };
 
 /* option: its name, for messages here and below. ERR_USAGE: names the part that is wrong. */

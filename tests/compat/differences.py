@@ -25,7 +25,8 @@ DIFFERENCES = [
     ("no ctrl, no not-need-init", 1, "runs", "nobody could ever power its TPM on"),
     ("pid file", "number and newline", "number", "one write, and readers of numbers take both"),
     ("wrong key", "exit 1 before the socket", "INIT 0x101",
-     "a start that cannot work ends, and says why on stderr"),
+     "a start that cannot work ends, and says why on stderr; behind the socket where making the key "
+     "takes more than 0.4 s, and INIT then has that class for an answer"),
     ("key of another size", "exit 1 before the socket", "INIT 0x101",
      "a start that cannot work ends, and says why on stderr"),
     ("no key for a state with one", "exit 1 before the socket", "INIT 0x101",

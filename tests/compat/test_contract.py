@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -62,11 +63,11 @@ NAMES = ("plain", "two words", "it's \"one\" $HOME `id` \\n \\", "a\nline; \x1b[
 
 
 def as_taken_over(test, side, argv, line):
-    """The line is run as it is (and quickly), by somebody who stands elsewhere."""
+    """The line is run as it is, by somebody who stands elsewhere; then the same start succeeds."""
     test.check(line.startswith("nvkeep import "), f"not a command: {line[:100]}")
     test.check(all(" " <= c <= "~" for c in line), f"not printable: {line[:100]}")
     path = os.path.dirname(os.environ["NVKEEP"]) + ":" + os.environ["PATH"]
-    done = run(["bash", "-c", line + " --iter-time 1"], timeout=120, cwd="/",
+    done = run(["sh", "-c", line], timeout=120, cwd="/",
                env={**os.environ, "PATH": path})
     test.equal(done.rc, 0, f"{line[:300]}: {done}")
     daemon = side.start(*argv, ready="ctrl")
@@ -91,12 +92,15 @@ def a_state_of_swtpm_is_refused_with_the_command_that_takes_it_over(test):
     stock, side = sides(test)
     write(side.path("pass word"), PASSPHRASE)
     write(side.path("hex"), b"00112233445566778899AABBCCDDEEFF\n")
+    write(side.path("binary"), bytes(range(16)))
     forms = ((("--tpm2",), "dir", (), ()),
              ((), "dir", (), ()),
              (("--tpm2",), "dir", ("--key", "pwdfile=pass word,mode=aes-256-cbc"),
               ("--pwdfile", "pass word", "--cipher", "aes-256-cbc")),
              (("--tpm2",), "dir", ("--key", "file=hex"), ("--keyfile", "hex")),
-             (("--tpm2",), "file", (), ()))
+             (("--tpm2",), "file", (), ()),
+             (("--tpm2",), "file", ("--key", "pwdfile=pass word,mode=aes-256-cbc,kdf=sha512"), None),
+             (("--tpm2",), "file", ("--key", "file=binary,format=binary"), None))
     # The short ones with every form, the others with the first.
     for form, name in [(f, n) for f in forms for n in NAMES if f is forms[0] or n == NAMES[2]]:
         family, backend, keys, setup_keys = form
@@ -115,12 +119,12 @@ def a_state_of_swtpm_is_refused_with_the_command_that_takes_it_over(test):
         where = f"dir://{folder}" if backend == "dir" else f"file://{folder}/nvram"
         argv = ["socket", "--tpmstate", f"backend-uri={where}", *family, *keys, *ctrl]
         line = refused_line(test, [side.swtpm, *argv, "--log", "file=log"], side.path("log"))
-        setup = [side.swtpm + "_setup", "--tpm-state", where, *family, *setup_keys, "--overwrite"]
-        test.equal(refused_line(test, [*setup, "--logfile", "log"], side.path("log")), line,
-                   "what swtpm_setup says")
+        if setup_keys is not None:
+            setup = [side.swtpm + "_setup", "--tpm-state", where, *family, *setup_keys, "--overwrite"]
+            test.equal(refused_line(test, [*setup, "--logfile", "log"], side.path("log")), line,
+                       "what swtpm_setup says")
         test.equal(snapshot(folder), before, "what was there")
-        as_taken_over(test, side, [a + ".qcow2" if backend == "file" and a.endswith("/nvram") else a
-                                   for a in argv], line)
+        as_taken_over(test, side, argv, line)
 
 
 def what_is_neither_ours_nor_empty_is_left_alone(test):
@@ -182,6 +186,38 @@ def an_empty_file_keeps_its_owner_and_mode(test):
     test.equal((now.st_uid, now.st_gid, now.st_mode), (was.st_uid, was.st_gid, was.st_mode), "owner")
     test.check(now.st_size > 0, "nothing was made")
     test.check(not os.path.exists(image + ".empty"), "something is left beside it")
+
+
+def a_tpm_that_was_changed_does_not_go_back_to_the_host_it_came_from(test):
+    """A migration that failed late: the destination has it, and never used it. The source takes it
+    back, unless somebody has changed it there meanwhile."""
+    side = ours(test)
+    for n, changes in enumerate((False, True)):
+        state = side.new_state()
+        source = side.emulator(state=f"dir={state}", ctrl="from")
+        c = side.control("from")
+        test.equal(c.ask(0x02, word(0)), bytes(4), "INIT")
+        target = side.emulator("--migration", "incoming", state=f"dir={state}", ctrl="to")
+        d = side.control("to")
+        for kind in (1, 2, 3):
+            head, blob = c.blob(0, kind)
+            test.check(head[:4] == bytes(4) or kind == 3, f"state {kind}: {head.hex()}")
+            if blob:
+                flags = int.from_bytes(head[4:8], "big")
+                test.equal(d.ask(0x0D, word(flags, kind, len(blob)) + blob), bytes(4), f"set {kind}")
+        test.equal(d.ask(0x02, word(0)), bytes(4), "INIT on the destination")
+        target.end()
+        if changes:
+            done = run([side.swtpm + "_setup", "--tpm2", "--tpm-state", state, "--reconfigure",
+                        "--pcr-banks", "sha256"])
+            test.equal(done.rc, 0, f"swtpm_setup: {done}")
+        test.equal(c.ask(0x02, word(0)) != bytes(4), changes, f"{n}: INIT on the source")
+        c.close()
+        d.close()
+        source.end()
+        for left in ("from", "to"):
+            if os.path.exists(side.path(left)):
+                os.unlink(side.path(left))
 
 
 # ---- keys ----
@@ -317,7 +353,8 @@ def the_policy_says_how_long_a_passphrase_is_stretched(test):
         info = run([os.environ["NVKEEP"], "info", "--json", f"{folder}/tpm2-00.qcow2"])
         iterations[ms] = json.loads(info.out)["luks"]["slots"][0]["iterations"]
     print(f"         iterations: {iterations}")
-    test.check(iterations["1"] < iterations[None] < iterations["1000"], "the time changes nothing")
+    # Not by the noise of what measures it.
+    test.check(20 * iterations["1"] < iterations[None] < iterations["1000"], "the time changes nothing")
 
 
 def a_policy_can_demand_a_key_and_one_that_is_not_understood_ends_the_start(test):
@@ -337,7 +374,79 @@ def a_policy_can_demand_a_key_and_one_that_is_not_understood_ends_the_start(test
         refused(test, side, "--tpmstate", "dir=" + side.path("without"), says="require-key")
 
 
+def the_policy_is_the_machines_in_whatever_root_and_as_whatever_user(test):
+    if os.geteuid() != 0:
+        raise Skip("--chroot needs root")
+    side = ours(test)
+    root = side.new_state()
+    os.chmod(test.folder, 0o755)
+    for path in (side.folder, root):
+        os.chown(path, 65534, 65534)
+    for tool in ("swtpm", "swtpm_setup"):
+        path = "/etc/nvkeep/swtpm.conf"
+        words = ["socket", "--help"] if tool == "swtpm" else ["--help"]
+        done = run([side.swtpm + tool[5:], *words])
+        test.contains(done.out, f"decides in {path}.\n", f"{tool} --help")
+    with policy(side, b"require-key = yes\n"):
+        os.chmod(side.path("swtpm.conf"), 0o600)
+        refused(test, side, "--chroot", root, "--tpmstate", "dir=/", says="require-key")
+        refused(test, side, "--runas", "nobody", "--tpmstate", f"dir={root}", says="require-key")
+        done = run([side.swtpm + "_setup", "--tpm2", "--tpm-state", root, "--runas", "nobody"])
+        test.contains(done.err, "require-key", "swtpm_setup")
+    test.equal(os.listdir(root), [], "what is in it")
+
+
 # ---- the process ----
+
+
+def a_key_that_does_not_come_ends_the_start(test):
+    """Neither from a descriptor, nor from a named pipe, nor from one where the key file belongs."""
+    side = ours(test)
+    reader, writer = os.pipe()
+    os.mkfifo(side.path("fifo"))
+    state = side.new_state()
+    shut_down(side, side.emulator("--key", f"pwdfile={write(side.path('key'), b'pass')}",
+                                  state=f"dir={state}"))
+    before = snapshot(state)
+    waiting = [side.start("socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl",
+                          "type=unixio,path=refused", *argv, pass_fds=[reader])
+               for argv in (["--key", f"pwdfd={reader}"], ["--key", f"fd={reader}", "--daemon"],
+                            ["--key", "pwdfile=fifo"], ["--key", "file=fifo,format=binary"],
+                            ["--key", "pwdfile=key", "--migration-key", f"pwdfd={reader}"])]
+    os.mkfifo(os.path.join(state, "tpm2-00.key"))
+    refused(test, side, "--tpmstate", f"dir={state}", says="is no key")
+    os.unlink(os.path.join(state, "tpm2-00.key"))
+    began = time.monotonic()
+    for one in waiting:
+        test.equal(one.wait(30), 1, "exit code")
+        test.contains(one.process.stderr.read().decode(), "did not come within 10 seconds", "stderr")
+    print(f"         ended within {time.monotonic() - began:.1f} s")
+    os.close(reader)
+    os.close(writer)
+    test.equal(snapshot(state), before, "the image")
+    with policy(side, b""):
+        os.unlink(side.path("swtpm.conf"))
+        os.mkfifo(side.path("swtpm.conf"))
+        refused(test, side, "--tpmstate", f"dir={state}", says="swtpm.conf: wanted a file")
+
+
+def what_the_tool_saves_to_and_loads_from_does_not_keep_it_waiting(test):
+    side = ours(test)
+    os.mkfifo(side.path("fifo"))
+    side.emulator()
+    test.equal(side.control().ask(0x02, word(0)), bytes(4), "INIT")
+    for verb in ("--save", "--load"):
+        rc, _, err = side.call(side.ioctl, verb, "permanent", side.path("fifo"))
+        test.equal(rc, 1, f"{verb}: exit code")
+        test.contains(err, "not ready within 10 seconds", verb)
+
+
+def what_is_unknown_is_said_in_printable_characters(test):
+    side = ours(test)
+    done = refused(test, side, "--tpmstate", f"dir={side.new_state()},bogus=\x1b[2J\nx", says="bogus")
+    test.check(all(" " <= c <= "~" for c in done.err.rstrip("\n")), f"stderr: {done.err!r}")
+
+
 
 
 def the_socket_is_there_within_a_second_also_on_the_first_start(test):
@@ -600,8 +709,11 @@ def runas_changes_the_user(test):
     daemon = side.emulator("--runas", "nobody", state=f"dir={state}")
     test.equal(os.stat(f"/proc/{daemon.process.pid}").st_mode is not None, True, "it runs")
     with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as f:
-        uids = next(line.split()[1:] for line in f if line.startswith("Uid:"))
-    test.equal(set(uids), {"65534"}, "its user")
+        ids = {name: set(rest.split()) for name, rest in (line.split(":", 1) for line in f)}
+    nobody = pwd.getpwnam("nobody")
+    groups = {str(g) for g in os.getgrouplist("nobody", nobody.pw_gid)}
+    test.equal((ids["Uid"], ids["Gid"], ids["Groups"]),
+               ({str(nobody.pw_uid)}, {str(nobody.pw_gid)}, groups), "its user and groups")
     side.control().ask(0x01, size=8)  # it is ready
     test.equal(os.stat(os.path.join(state, "tpm2-00.qcow2")).st_uid, 65534, "the image's owner")
     shut_down(side, daemon)

@@ -2,7 +2,7 @@
 # What import and export refuse, by class, and that nothing is left behind or changed then; and the
 # newest of swtpm's files that they take. [S0.5, S0.6, S0.10, S0.11, S0.12, S0.18]
 set -u
-for tool in swtpm swtpm_ioctl openssl xxd; do
+for tool in swtpm swtpm_ioctl openssl xxd strace; do
     command -v $tool >/dev/null || { echo "$tool is missing"; exit 77; }
 done
 dir=$(mktemp -d "${TMPDIR:-/tmp}/nvkeep-import.XXXXXX") || exit 1
@@ -206,6 +206,31 @@ done
 [ "$(stat -c %a target target/$permall)" = $'700\n600' ] || fail "modes of what was exported"
 done_right export image empty --key file=pass --target-key pwdfile=pass
 [ "$(od -An -tx1 -N6 empty/$permall)" = ' 02 01 00 0a 00 01' ] || fail "it is not encrypted"
+
+# What is in the directory is durable before the directory has its name, and that is then, too.
+ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 strace -y -o trace -e trace=fsync,rename,renameat2 \
+    "$NVKEEP" export image durable --key file=pass --plaintext >out 2>err || fail "no export under strace"
+made=$(sed -n 's/^rename[^"]*"\([^"]*\)".*/\1/p' trace)
+grep -B1 '^rename' trace | head -1 | grep -q "^fsync([0-9]*<.*/${made##*/}>) *= 0" || fail "not durable: $(cat trace)"
+grep -A1 '^rename' trace | tail -1 | grep -q "^fsync([0-9]*<$dir>) *= 0" || fail "its name is not durable: $(cat trace)"
+
+# A swtpm that comes while the state is read, where there was no lock that we could have held.
+mkdir early
+cp -p source/tpm2-00.* early/
+rm -f early/.lock
+ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 timeout 60 strace -o trace -P tpm2-00.permall -P .lock \
+    -e trace=openat -e inject=openat:delay_enter=4000000:when=2 \
+    "$NVKEEP" import early image2 --key file=pass --iter-time 1 >out 2>err &
+daemon=$!
+for _ in $(seq 2000); do
+    grep -q '"\.lock"' trace 2>/dev/null && break
+    sleep 0.02
+done
+: >early/.lock
+wait $daemon
+[ $? = 31 ] || fail "somebody came, and the state was taken: $(cat trace)"
+daemon=
+[ ! -e image2 ] || fail "somebody came, and there is an image"
 
 # While it is served.
 "$NVKEEP" serve image --key file=pass --ctrl type=unixio,path=s >serve.out 2>&1 &

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "src/serve/confine.h"
+#include "src/serve/harden.h"
 
 /* A confined child that runs f and says by its exit code whether all was as it should be. */
 static int in_a_confined_child(bool (*f)(void), const struct confine *c)
@@ -274,6 +275,23 @@ static void memory_is_not_dumped(void **state)
     assert_int_equal(status, 0);
 }
 
+/* Asked of the process itself: what others see of it is root's anyway where root runs it. */
+static void hardened_process_leaves_no_core_and_is_not_looked_into(void **state)
+{
+    (void)state;
+    int status = 0;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        struct rlimit core = {1, 1};
+        bool fine = harden_process() == 0 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0 &&
+                    getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur == 0 && core.rlim_max == 0;
+        _exit(fine ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -284,6 +302,7 @@ int main(void)
         cmocka_unit_test(only_names_in_its_own_directories_can_be_removed),
         cmocka_unit_test(thread_without_names_opens_nothing_and_uses_what_is_open),
         cmocka_unit_test(memory_is_not_dumped),
+        cmocka_unit_test(hardened_process_leaves_no_core_and_is_not_looked_into),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,7 @@ trap clean_up EXIT
 cd "$dir" || exit 1
 mkdir tmp
 export HOME=$dir XDG_CONFIG_HOME=$dir/config TMPDIR=$dir/tmp
+ASAN_OPTIONS=${ASAN_OPTIONS:-}
 umask 022
 n=0
 n_failed=0
@@ -61,7 +62,7 @@ untouched()
 
 printf 'a passphrase' >pass
 printf 'another' >wrong
-mkdir d p f old key
+mkdir d e p f old key
 
 # --- words and exit codes ---
 expect 1 '--tpm-state must be provided' --tpm2
@@ -134,12 +135,14 @@ instance()
     "$NVKEEP" info --json p/tpm2-00.qcow2 | grep -o '"instance": *"[^"]*"'
 }
 chmod 640 p/tpm2-00.qcow2
+[ "$(id -u)" = 0 ] && chown nobody:nogroup p/tpm2-00.qcow2
 before=$(instance)
+rights=$(stat -c '%u %g %a' p/tpm2-00.qcow2)
 exec 7< <(cat pass)
 expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
 exec 7<&-
 [ "$before" != "$(instance)" ] || fail "the image is still the old one"
-[ "$(stat -c %a p/tpm2-00.qcow2)" = 640 ] || fail "the mode is lost"
+[ "$(stat -c '%u %g %a' p/tpm2-00.qcow2)" = "$rights" ] || fail "owner or mode are lost"
 before=$(instance)
 expect 0 'Successfully authored' --tpm2 --tpm-state p --pwdfile pass --reconfigure --pcr-banks sha384
 [ "$before" = "$(instance)" ] || fail "reconfigured, and another image"
@@ -153,7 +156,32 @@ expect 1 'descriptor 7' --tpm2 --tpm-state p --pwdfile-fd 7 --overwrite
 mkfifo fifo
 exec 8<>fifo # nobody ever writes, and it has no end
 untouched p/* -- 1 'did not come within' --tpm2 --tpm-state p --pwdfile-fd 8 --reconfigure --pcr-banks sha1
+for more in '--logfile fifo' '--config fifo'; do
+    # shellcheck disable=SC2086
+    expect 1 'wanted a file' --tpm2 --tpm-state f $more
+done
 exec 8<&-
+# Nor is it kept waiting by one that nobody has opened.
+expect 1 'Error opening file fifo' --tpm2 --tpm-state f --logfile fifo
+expect 1 'fifo: wanted a file' --tpm2 --tpm-state f --config fifo
+NVKEEP_SWTPM_CONF=fifo expect 1 'fifo: wanted a file' --tpm2 --tpm-state f
+mkfifo f/tpm2-00.key
+expect 1 'f/tpm2-00.key is no key' --tpm2 --tpm-state f
+rm f/tpm2-00.key
+mkdir -p config
+mkfifo config/swtpm_setup.conf
+expect 0 'Not overwriting' --tpm2 --tpm-state d --not-overwrite
+rm -r config
+[ -z "$(ls -A f)" ] || fail "refused, and something was made: $(ls -A f)"
+# What nobody can be told is not done.
+"$setup" --tpm2 --tpm-state f >/dev/full 2>err && fail "standard output is full, and all is well"
+grep -q 'standard output' err || fail "nothing is said about a full standard output"
+[ -z "$(ls -A f)" ] || fail "nobody was told that it was made: $(ls -A f)"
+for more in '--tpm2 --tpm-state d --not-overwrite' --print-capabilities --version; do
+    # shellcheck disable=SC2086
+    "$setup" $more >/dev/full 2>err && fail "standard output is full, and all is well: $more"
+    grep -q 'standard output' err || fail "nothing is said about a full standard output: $more"
+done
 echo 0xAB23456789abcdef0123456789abcdef >hex
 expect 0 'Successfully authored' --tpm2 --tpm-state key --keyfile hex
 printf 'ab23456789abcdef0123456789abcdef' >digits
@@ -168,7 +196,9 @@ rm f/other.qcow2
 head -c 4096 /dev/zero >f/zeroes
 untouched f/zeroes -- 1 'left alone' --tpm2 --tpm-state "file://$dir/f/zeroes" --overwrite
 printf 'a state' >old/tpm2-00.permall
-for more in --overwrite --not-overwrite ''; do
+for more in --overwrite --not-overwrite '' cut; do
+    # Nor one that a loss of power has cut off.
+    [ "$more" = cut ] && more= && : >old/tpm2-00.permall
     # shellcheck disable=SC2086
     untouched old/tpm2-00.permall -- 1 'nvkeep import' --tpm2 --tpm-state old $more
 done
@@ -215,10 +245,23 @@ mkdir c w
 cat >signer <<'EOF'
 #!/bin/sh
 [ "$1 $3" = "--type --ek" ] || exit 3
-echo "$@" >>calls
+[ ! -w calls ] || echo "$@" >>calls
 while [ "$1" != --dir ]; do shift; done
 case "$(cat mode)" in
-good) printf 'a certificate' >"$2/ek.cert"; printf 'a certificate' >"$2/platform.cert" ;;
+good)
+    umask >umask
+    [ ! -e /proc/$$/fd/9 ] || : >fds
+    printf 'a certificate' >"$2/ek.cert"
+    printf 'a certificate' >"$2/platform.cert"
+    ;;
+who)
+    echo "$(id -u) $(id -g) $(id -G)" >n/who
+    printf 'a certificate' >"$2/ek.cert"
+    ;;
+sleeps)
+    echo $$ >asleep
+    exec sleep 60
+    ;;
 large) head -c 5000 /dev/zero >"$2/ek.cert" ;;
 none) : ;;
 fails) printf 'a certificate' >"$2/ek.cert"; exit 1 ;;
@@ -240,6 +283,70 @@ expect 0 'Successfully activated PCR banks sha512 among' --tpm2 --tpm-state c --
 grep -q -- '--vmid a vm --tpm-spec-family 2.0 --tpm-spec-level .* --tpm-manufacturer id:.* --tpm2 --configfile C --optsfile O$' calls ||
     fail "the signer's command line: $(cut -c 1-60 calls)"
 expect 0 'Successfully took ownership' --tpm-state c --take-ownership --create-ek-cert --config conf --lock-nvram
+
+# What it is given: the caller's umask, none of its files, nobody's groups but the user's, and two
+# minutes; and it ends with us.
+exec 9<pass
+ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 strace -o trace -e trace=poll "$setup" --tpm2 --tpm-state c --create-ek-cert \
+    --config conf --overwrite >out 2>err || fail "no TPM under strace"
+exec 9<&-
+grep -q 'events=POLLIN}\], 1, 120000)' trace || fail "the signer has no limit of time: $(cat trace)"
+[ "$(cat umask)" = 0022 ] || fail "the signer's umask is $(cat umask)"
+[ ! -e fds ] || fail "the signer has a file of the caller's"
+if [ "$(id -u)" = 0 ]; then
+    mkdir n
+    chmod 755 . && chmod 1777 tmp && chown nobody n
+    echo who >mode
+    expect 0 'Successfully authored' --tpm2 --tpm-state n --create-ek-cert --config conf --runas nobody
+    [ "$(cat n/who)" = "$(id -u nobody) $(id -g nobody) $(id -G nobody)" ] || fail "--runas nobody: $(cat n/who)"
+    [ "$(stat -c %u:%g n/tpm2-00.qcow2)" = "$(id -u nobody):$(id -g nobody)" ] || fail "--runas nobody: the image"
+fi
+echo sleeps >mode
+"$setup" --tpm2 --tpm-state c --create-ek-cert --config conf --overwrite >out 2>err &
+for _ in $(seq 400); do
+    [ -s asleep ] && break
+    sleep 0.05
+done
+kill -TERM $!
+wait $!
+for _ in $(seq 400); do
+    kill -0 "$(cat asleep)" 2>/dev/null || break
+    sleep 0.05
+done
+kill -KILL "$(cat asleep)" 2>/dev/null && fail "the signer goes on without us"
+rm -rf tmp/*
+echo good >mode
+
+# --- a TPM that is reconfigured is switched off ---
+swtpm=$NVKEEP_BUILD/compat/swtpm
+states()
+{
+    "$swtpm" socket --tpm2 --tpmstate dir=d --print-states
+}
+"$swtpm" socket --tpm2 --tpmstate dir=d --ctrl type=unixio,path=v &
+daemon=$!
+for _ in $(seq 400); do
+    [ -S v ] && break
+    sleep 0.05
+done
+"$swtpm"_ioctl --unix v -i && "$swtpm"_ioctl --unix v -v && "$swtpm"_ioctl --unix v -s || fail "no volatile state"
+wait "$daemon" || fail "the daemon did not end well"
+daemon=
+states | grep -q volatile || fail "no volatile state: $(states)"
+expect 0 'Successfully activated' --tpm2 --tpm-state d --reconfigure --pcr-banks sha256
+states | grep -q volatile && fail "the volatile state of another configuration is left"
+
+# --- what is in place is durable: behind the last change of a name its directory is written ---
+for more in '' --overwrite; do
+    # shellcheck disable=SC2086
+    ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 strace -y -o trace -e trace=write,fsync,linkat,link,rename,renameat2 \
+        "$setup" --tpm2 --tpm-state e $more >out 2>err || fail "no TPM under strace"
+    # A key file is 44 bytes, and durable before there is an image that needs it.
+    [ -n "$more" ] || [ "$(grep -A1 ', 44) *= 44' trace | sed 's/^[a-z]*(\(.*>\).*/\1/' | uniq | wc -l)" = 1 ] ||
+        fail "the key file is not durable: $(cat trace)"
+    sed -i '/^write\|^+++/d' trace
+    tail -1 trace | grep -q "^fsync([0-9]*<$dir/e>) *= 0" || fail "not durable $more: $(cat trace)"
+done
 
 # --- killed at any time: the TPM that was there, a new one, or (at first) none ---
 kills=10
