@@ -445,7 +445,7 @@ int change_switch(struct qcow_change *c, const struct qcow_header *to, struct er
 
 void change_end(struct qcow_change *c)
 {
-    struct err why;
+    struct err why = {0};
     if (!c->unknown && (c->switched ? lower : give_back)(c, &why) < 0)
         fix_tables(c);
     free(c->dropped);
