@@ -16,6 +16,7 @@
 #define NVKEEP_BACKEND_BLK_H
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "backend/offset.h"
 #include "src/base/err.h"
@@ -108,11 +109,21 @@ int blk_read_again(struct blk_rw *w, struct host at, void *buf, size_t n, struct
 /* A file of `size` bytes without a name in the directory of `path` (O_TMPFILE), claimed. Nothing is
  * left behind if it is freed before it was published. ERR_USAGE when path exists already. */
 int blk_create(const char *path, uint64_t size, struct blk_new **ret, struct err *e) MUST_CHECK;
+/* The same for the place of a regular file that is there, `was` as lstat() showed it. blk_publish()
+ * exchanges the two in one step and takes the old one away; both refuse with ERR_STATE_FOREIGN if
+ * the name is not that file's any more, or it was empty and is not. */
+int blk_create_over(const char *path, uint64_t size, const struct stat *was, struct blk_new **ret,
+                    struct err *e) MUST_CHECK;
 void blk_new_free(struct blk_new *n);
 DEFINE_OWNED(blk_new);
+/* Owner and mode, before there is a name that somebody could put a link under. -1: as it is. */
+int blk_new_permit(struct blk_new *n, uid_t uid, gid_t gid, mode_t mode, struct err *e) MUST_CHECK;
 struct blk_rw *blk_new_rw(struct blk_new *n); /* for filling it; borrowed */
-/* Everything durable, then the name, then the directory durable. Never replaces a file
- * (ERR_USAGE). Mode 0600 less the umask. */
+/* Somebody else may use it as soon as it has its name: it is not taken away again, not even where
+ * publishing fails because the name cannot be made durable. */
+void blk_new_share(struct blk_new *n);
+/* Everything durable, then the name, then the directory durable. Never replaces another file
+ * (ERR_USAGE). Mode 0600 less the umask, where none was given. */
 int blk_publish(struct blk_new **n, struct err *e) MUST_CHECK;
 /* All of it in a new file of that path, which appears by the same rules. Runs of zeroes are left
  * out and read as such. */

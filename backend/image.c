@@ -349,6 +349,22 @@ static int uuid_new(uint8_t ret[16], struct err *e)
     return 0;
 }
 
+static int new_file(const struct image_create *what, uint64_t bytes, struct blk_new **ret,
+                    struct err *e)
+{
+    const struct stat *was = what->over;
+    OWNED(blk_new) file = NULL;
+    mode_t mode = what->mode ?: was ? was->st_mode : 0;
+    uid_t uid = was ? was->st_uid : (uid_t)-1;
+    gid_t gid = was ? was->st_gid : (gid_t)-1;
+    if ((was ? blk_create_over(what->path, bytes, was, &file, e)
+             : blk_create(what->path, bytes, &file, e)) < 0 ||
+        (mode && blk_new_permit(file, uid, gid, mode, e) < 0))
+        return -1;
+    *ret = MOVE(file);
+    return 0;
+}
+
 int image_create(const struct image_create *what, const struct secret *pass, size_t pass_bytes,
                  const struct watch *watch, struct ref_facts *ret_facts, struct err *e)
 {
@@ -369,7 +385,7 @@ int image_create(const struct image_create *what, const struct secret *pass, siz
     if (digest_iterations < LUKS_MIN_ITERATIONS)
         digest_iterations = LUKS_MIN_ITERATIONS;
     if (luks_volume_new(digest_iterations, &c.luks, &key, e) < 0 ||
-        blk_create(what->path, qcow_create_bytes(&c), &file, e) < 0)
+        new_file(what, qcow_create_bytes(&c), &file, e) < 0)
         return -1;
 
     material = calloc(luks_slot_sectors(c.luks.cipher.key_bytes), SECTOR_BYTES);

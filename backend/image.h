@@ -91,11 +91,14 @@ struct image_create {
     uint32_t iterations;   /* of the key slot */
     /* What the new store holds. NULL or no blob: it waits for a migration to bring a TPM. */
     const struct state_change *first;
+    const struct stat *over; /* whose place it takes, as blk_create_over(); NULL: nobody's */
+    mode_t mode;             /* 0: 0600, or that of `over`, which also gives the owner */
 };
 #define IMAGE_DEFAULT_BYTES (UINT64_C(1) << 20)
 
-/* The file appears whole, durable and under its name, or not at all; an existing file is never
- * touched. ret_facts may be NULL. */
+/* The file appears whole, durable and under its name, or not at all; no other existing file is ever
+ * touched. What owner and mode cannot be given is said before the key is stretched. ret_facts may
+ * be NULL. */
 int image_create(const struct image_create *what, const struct secret *pass, size_t pass_bytes,
                  const struct watch *watch, struct ref_facts *ret_facts, struct err *e) MUST_CHECK;
 

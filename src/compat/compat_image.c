@@ -119,7 +119,6 @@ static int make_key(struct compat_image *i, struct err *e)
     char line[LINE_BYTES], buf[QUOTED_BYTES];
     if (new_key_file(i->place.key_file, &i->pass, &i->pass_bytes, e) < 0)
         return -1;
-    i->made_key = true;
     snprintf(line, sizeof(line),
              "no key was given: a random key was made in %s; a copy of the image is useless "
              "without it, and whoever can read both can read the TPM's state",
@@ -128,13 +127,25 @@ static int make_key(struct compat_image *i, struct err *e)
     return 0;
 }
 
-/* A key file that is there already was made by a start that got no further. */
+/* A key file that is there already is of a start that got no further, or of one that is on its way
+ * now: the key of the image that is about to appear. It is never taken away again. */
+static int share_key(struct compat_image *i, struct err *e)
+{
+    if (compat_image_find_key(i, e) < 0)
+        return -1;
+    return fd_sync_parent(i->place.key_file) == 0
+               ? 0
+               : err_sys(e, ERR_STORAGE, errno, "cannot make the name of the key file durable");
+}
+
 int compat_image_first_key(struct compat_image *i, struct err *e)
 {
+    const char *file = i->place.key_file;
     if (compat_image_take_key(i, e) < 0)
         return -1;
-    bool found = i->pass || access(i->place.key_file, F_OK) == 0;
-    if ((found ? compat_image_find_key(i, e) : make_key(i, e)) < 0)
+    if (!i->pass && access(file, F_OK) < 0 && make_key(i, e) < 0 && access(file, F_OK) < 0)
+        return -1;
+    if (!i->pass && share_key(i, e) < 0)
         return -1;
     return key_usable_by_qemu(i->pass, i->pass_bytes, e);
 }
@@ -149,11 +160,16 @@ struct content {
     const struct watch *watch;
 };
 
-static int create_at(const struct compat_image *i, const char *path, const struct content *what,
-                     struct err *e)
+/* over: NULL: there is nothing yet. */
+static int create(const struct compat_image *i, const struct stat *over, const struct content *what,
+                  struct err *e)
 {
     struct state_change first = {0};
-    struct image_create c = {.path = path, .device = i->place.device, .first = &first};
+    struct image_create c = {.path = i->place.image,
+                             .device = i->place.device,
+                             .first = &first,
+                             .over = over,
+                             .mode = i->mode};
     bool is_passphrase = i->key.kind != KEY_SOURCE_NONE && i->key.passphrase;
     tpm_blobs_change(what->blobs, &first);
     if (key_cost(is_passphrase ? i->policy.iter_ms : RANDOM_KEY_MS, &c.iterations, e) < 0)
@@ -161,101 +177,18 @@ static int create_at(const struct compat_image *i, const char *path, const struc
     return image_create(&c, what->pass, what->pass_bytes, what->watch, NULL, e);
 }
 
-static int make_new(const struct compat_image *i, const struct content *what, struct err *e)
+/* wants_empty: nothing was in it when it was looked at. */
+static int create_over(const struct compat_image *i, const struct content *what, bool wants_empty,
+                       struct err *e)
 {
-    char buf[QUOTED_BYTES];
-    const char *image = i->place.image;
-    if (create_at(i, image, what, e) < 0)
-        return -1;
-    if (!i->mode || chmod(image, i->mode) == 0)
-        return 0;
-    err_sys(e, ERR_STORAGE, errno, "cannot change the mode of %s", quoted(buf, image));
-    (void)unlink(image);
-    return -1;
-}
-
-/* --- in the place of a file --- */
-
-/* Left by a run that was killed in the last moment. Only an image of ours is taken away. */
-static void remove_stale(const char *path)
-{
-    struct err ignored;
-    OWNED(blk) b = NULL;
-    struct qcow_facts *f = calloc(1, sizeof(*f));
-    if (f && blk_open(path, BLK_READ_ONLY, &b, &ignored) == 0 &&
-        qcow_inspect(b, f, &ignored) == 0 && f->header.ours)
-        (void)unlink(path);
-    free(f);
-}
-
-static int give_owner_and_mode(const char *new, const struct stat *was, mode_t mode)
-{
-    struct stat st;
-    if (stat(new, &st) < 0)
-        return -1;
-    if ((st.st_uid != was->st_uid || st.st_gid != was->st_gid) &&
-        chown(new, was->st_uid, was->st_gid) < 0)
-        return -1;
-    return chmod(new, mode ? mode : was->st_mode & 0777);
-}
-
-/* They change places, so that what is taken away is what is looked at. Not every file system can do
- * that; there it is looked at first. */
-static int exchange_with_empty(const char *new, const char *image, struct err *e)
-{
-    char buf[QUOTED_BYTES];
-    struct stat st;
-    bool changed = renameat2(AT_FDCWD, new, AT_FDCWD, image, RENAME_EXCHANGE) == 0;
-    if (!changed && errno != EINVAL && errno != ENOSYS)
-        return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
-                       quoted(buf, image));
-    if (lstat(changed ? new : image, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != 0) {
-        if (changed)
-            (void)renameat2(AT_FDCWD, new, AT_FDCWD, image, RENAME_EXCHANGE);
-        return err_set(e, ERR_STATE_FOREIGN, "%s is not an empty file any more; it was left alone",
-                       quoted(buf, image));
-    }
-    if ((changed ? unlink(new) : rename(new, image)) == 0)
-        return 0;
-    return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
-                   quoted(buf, image));
-}
-
-static int put_in_place(const struct compat_image *i, const char *new, const struct stat *was,
-                        bool is_empty, struct err *e)
-{
-    char buf[QUOTED_BYTES];
-    const char *image = i->place.image;
-    if (give_owner_and_mode(new, was, i->mode) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "cannot give the new image owner and mode of %s",
-                       quoted(buf, image));
-    if (is_empty && exchange_with_empty(new, image, e) < 0)
-        return -1;
-    if (!is_empty && rename(new, image) < 0)
-        return err_sys(e, ERR_STORAGE, errno, "cannot put the new image in place of %s",
-                       quoted(buf, image));
-    return fd_sync_parent(image) == 0
-               ? 0
-               : err_sys(e, ERR_STORAGE, errno, "cannot make the new image durable");
-}
-
-static int make_in_place(const struct compat_image *i, const struct content *what, bool is_empty,
-                         struct err *e)
-{
-    OWNED_HEAP char *new = NULL;
     char buf[QUOTED_BYTES];
     struct stat was;
     if (lstat(i->place.image, &was) < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot look at %s", quoted(buf, i->place.image));
-    if (asprintf(&new, "%s.nvkeep-new", i->place.image) < 0)
-        return err_nomem(e, "a path");
-    remove_stale(new);
-    if (create_at(i, new, what, e) < 0)
-        return -1;
-    if (put_in_place(i, new, &was, is_empty, e) == 0)
-        return 0;
-    remove_stale(new); /* what was there before may have that name now */
-    return -1;
+    if (!S_ISREG(was.st_mode) || (wants_empty && was.st_size != 0))
+        return err_set(e, ERR_STATE_FOREIGN, "%s is not an empty file; it was left alone",
+                       quoted(buf, i->place.image));
+    return create(i, &was, what, e);
 }
 
 int compat_image_create(const struct compat_image *i, enum compat_found found,
@@ -263,10 +196,7 @@ int compat_image_create(const struct compat_image *i, enum compat_found found,
                         const struct watch *watch, struct err *e)
 {
     const struct content what = {blobs, pass, pass_bytes, watch};
-    int r = found == FOUND_EMPTY_FILE ? make_in_place(i, &what, true, e) : make_new(i, &what, e);
-    if (r < 0 && i->made_key)
-        (void)unlink(i->place.key_file);
-    return r;
+    return found == FOUND_EMPTY_FILE ? create_over(i, &what, true, e) : create(i, NULL, &what, e);
 }
 
 int compat_image_replace(struct compat_image *i, const struct tpm_blobs *blobs, struct err *e)
@@ -274,5 +204,5 @@ int compat_image_replace(struct compat_image *i, const struct tpm_blobs *blobs, 
     if (compat_image_find_key(i, e) < 0)
         return -1;
     const struct content what = {blobs, i->pass, i->pass_bytes, NULL};
-    return make_in_place(i, &what, false, e);
+    return create_over(i, &what, false, e);
 }

@@ -22,7 +22,6 @@ struct compat_image {
     void *ctx;
     struct secret *pass; /* owned; NULL: not read yet */
     size_t pass_bytes;
-    bool made_key; /* the key file is new: it goes again where no image is made */
 };
 
 void compat_image_clear(struct compat_image *i);

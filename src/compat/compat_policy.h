@@ -1,6 +1,6 @@
 /* What the owner of a machine decides about what stands in for swtpm and swtpm_setup there.
  *
- * Their callers (libvirt, Proxmox) build the command line and the environment themselves, so
+ * Their callers (libvirt) build the command line and the environment themselves, so
  * neither can hold a policy; a file can, and a package can ship it. /etc/nvkeep/swtpm.conf,
  * or the file that NVKEEP_SWTPM_CONF names:
  *

@@ -1,4 +1,4 @@
-/* swtpm_setup, for those who call it by that name: libvirt, Proxmox, scripts. It makes the TPM in
+/* swtpm_setup, for those who call it by that name: libvirt, scripts. It makes the TPM in
  * an image of nvkeep's, in this process.
  */
 #include <errno.h>

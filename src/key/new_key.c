@@ -1,15 +1,10 @@
 #include "src/key/new_key.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "backend/blk.h"
 #include "crypto/prim.h"
-#include "src/base/fd.h"
 
 enum { RANDOM_BYTES = 32, QUOTED_BYTES = 200 };
 
@@ -36,58 +31,23 @@ static void base64(const uint8_t *p, size_t n, uint8_t *ret)
     }
 }
 
-/* Without a name until it is whole: who is killed meanwhile leaves no part of a key behind. */
-static int open_nameless(const char *path)
-{
-    char copy[PATH_MAX];
-    if (strlen(path) >= sizeof(copy))
-        return -1;
-    memcpy(copy, path, strlen(path) + 1);
-    return open(dirname(copy), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
-}
-
-static int give_name(int fd, const char *path)
-{
-    char self[40];
-    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
-    if (linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0)
-        return 0;
-    return errno == ENOENT ? linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH) : -1;
-}
-
-static int cannot_make(const char *path, struct err *e)
-{
-    char buf[QUOTED_BYTES];
-    err_quote(buf, sizeof(buf), path, strlen(path));
-    if (errno == EEXIST)
-        return err_set(e, ERR_USAGE, "%s exists; --new-key makes a new file and never replaces one",
-                       buf);
-    return err_sys(e, err_kind_of_path(errno), errno, "cannot make the key file %s", buf);
-}
-
+/* Whole, or not at all: a key that was cut off would be in the way of every later start. */
 static int write_file(const char *path, const struct secret *key, struct err *e)
 {
+    OWNED(blk_new) file = NULL;
     char buf[QUOTED_BYTES];
-    OWNED_FD fd = open_nameless(path);
-    bool named = fd < 0;
-    if (named) /* there are none here */
-        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return cannot_make(path, e);
-    int r = fd_write_full(fd, secret_peek(key), NEW_KEY_TEXT_BYTES) < 0 || fsync(fd) < 0
-                ? err_sys(e, ERR_STORAGE, errno, "cannot write the key file %s",
-                          err_quote(buf, sizeof(buf), path, strlen(path)))
-                : 0;
-    if (r == 0 && !named) {
-        if (give_name(fd, path) < 0)
-            return cannot_make(path, e);
-        named = true;
-    }
-    if (r == 0 && fd_sync_parent(path) < 0)
-        r = err_sys(e, ERR_STORAGE, errno, "cannot make the new key file durable");
-    if (r < 0 && named)
-        (void)unlink(path);
-    return r;
+    struct stat st;
+    if (lstat(path, &st) == 0)
+        return err_set(e, ERR_USAGE, "%s exists; --new-key makes a new file and never replaces one",
+                       err_quote(buf, sizeof(buf), path, strlen(path)));
+    if (blk_create(path, NEW_KEY_TEXT_BYTES, &file, e) < 0)
+        return err_prefix(e, "the key file");
+    blk_new_share(file);
+    if (blk_write(blk_new_rw(file), (struct host){0}, secret_peek(key), NEW_KEY_TEXT_BYTES, e) <
+            0 ||
+        blk_publish(&file, e) < 0)
+        return err_prefix(e, "the key file");
+    return 0;
 }
 
 int new_key_file(const char *path, struct secret **ret, size_t *ret_bytes, struct err *e)

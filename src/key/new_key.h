@@ -8,8 +8,9 @@
 
 enum { NEW_KEY_TEXT_BYTES = 44 };
 
-/* Makes the key and its file: new, mode 0600, durable on return. The file is removed again on
- * failure. ERR_USAGE: path exists or cannot be made. */
+/* Makes the key and its file: new, mode 0600; it appears whole and is durable on return, or there
+ * is none. Who finds it may use it: it is never taken away again. ERR_USAGE: path exists or cannot
+ * be made. */
 int new_key_file(const char *path, struct secret **ret, size_t *ret_bytes,
                  struct err *e) MUST_CHECK;
 

@@ -180,6 +180,112 @@ static void a_new_file_is_claimed_before_and_after_it_has_a_name(void **state)
     assert_int_equal(blk_claim(&b, &w, &e), 0); /* publishing let it go */
 }
 
+static struct stat make_old(const char *name, const char *text)
+{
+    struct stat st;
+    int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(fchmod(fd, 0640), 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(lstat(name, &st), 0);
+    return st;
+}
+
+static void replace_one(const char *name)
+{
+    OWNED(blk_new) n = NULL;
+    struct err e;
+    struct stat was = make_old(name, "old"), st;
+    int before = n_entries();
+    assert_int_equal(blk_create_over(name, 1000, &was, &n, &e), 0);
+    assert_int_equal(blk_new_permit(n, was.st_uid, was.st_gid, was.st_mode, &e), 0);
+    assert_int_equal(lstat(name, &st), 0);
+    assert_int_equal(st.st_ino, was.st_ino);
+    assert_int_equal(blk_publish(&n, &e), 0);
+    assert_int_equal(lstat(name, &st), 0);
+    assert_int_equal(st.st_size, 1000);
+    assert_int_equal(st.st_mode & 07777, 0640);
+    assert_int_equal(st.st_nlink, 1);
+    assert_int_equal(n_entries(), before);
+}
+
+/* Another file has the name meanwhile: it is somebody's. */
+static void replace_too_late(const char *name)
+{
+    OWNED(blk_new) n = NULL;
+    struct err e;
+    struct stat was = make_old(name, "old"), st;
+    int before = n_entries();
+    assert_int_equal(blk_create_over(name, 1000, &was, &n, &e), 0);
+    assert_int_equal(rename(name, "aside"), 0); /* so that its number is not given again */
+    struct stat theirs = make_old(name, "theirs");
+    assert_int_equal(blk_publish(&n, &e), -1);
+    assert_int_equal(e.kind, ERR_STATE_FOREIGN);
+    blk_new_free(MOVE(n));
+    assert_int_equal(lstat(name, &st), 0);
+    assert_int_equal(st.st_ino, theirs.st_ino);
+    assert_int_equal(st.st_size, 6);
+    assert_int_equal(unlink("aside"), 0);
+    assert_int_equal(n_entries(), before);
+}
+
+static void replace_filled(const char *name)
+{
+    OWNED(blk_new) n = NULL;
+    struct err e;
+    struct stat was = make_old(name, ""), st;
+    int before = n_entries();
+    assert_int_equal(blk_create_over(name, 1000, &was, &n, &e), 0);
+    assert_int_equal(truncate(name, 5), 0);
+    assert_int_equal(blk_publish(&n, &e), -1);
+    assert_int_equal(e.kind, ERR_STATE_FOREIGN);
+    blk_new_free(MOVE(n));
+    assert_int_equal(lstat(name, &st), 0);
+    assert_int_equal(st.st_ino, was.st_ino);
+    assert_int_equal(st.st_size, 5);
+    assert_int_equal(n_entries(), before);
+}
+
+static void a_new_file_takes_the_place_of_the_one_that_was_named(void **state)
+{
+    (void)state;
+    replace_one("over");
+    replace_too_late("over2");
+    replace_filled("over3");
+}
+
+/* [S1.17] */
+static void an_owner_that_cannot_be_given_is_said_before_there_is_a_file(void **state)
+{
+    int status;
+    (void)state;
+    if (geteuid() != 0) {
+        print_message("as root only\n");
+        skip();
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        OWNED(blk_new) n = NULL;
+        struct err e;
+        assert_int_equal(mkdir("others", 0777), 0);
+        assert_int_equal(chmod("others", 0777), 0);
+        assert_int_equal(chdir("others"), 0);
+        struct stat was = make_old("roots", "");
+        assert_int_equal(setuid(65534), 0);
+        assert_int_equal(blk_create_over("roots", 1000, &was, &n, &e), 0);
+        assert_int_equal(blk_new_permit(n, was.st_uid, was.st_gid, was.st_mode, &e), -1);
+        assert_int_equal(e.kind, ERR_STORAGE);
+        blk_new_free(MOVE(n));
+        assert_int_equal(n_entries(), 1);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(unlink("others/roots"), 0);
+    assert_int_equal(rmdir("others"), 0);
+}
+
 /* Where the file system has no nameless files, as told by the kernel: here a filter says so. */
 static bool pretend_no_nameless_files(void)
 {
@@ -225,10 +331,15 @@ static void without_nameless_files_a_hidden_name_does(void **state)
         drop_one("hidden");
         publish_one("hidden");
         publish_too_late("hidden2");
+        replace_one("hidden5");
+        replace_too_late("hidden6");
         if (!pretend_no_renameat2())
             _exit(77);
         publish_one("hidden3");
         publish_too_late("hidden4");
+        replace_one("hidden7");
+        replace_too_late("hidden8");
+        replace_filled("hidden9");
         _exit(0);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -248,6 +359,8 @@ int main(void)
         cmocka_unit_test(a_bad_place_is_said_before_the_work),
         cmocka_unit_test(a_lack_of_space_is_said_before_the_work),
         cmocka_unit_test(a_new_file_is_claimed_before_and_after_it_has_a_name),
+        cmocka_unit_test(a_new_file_takes_the_place_of_the_one_that_was_named),
+        cmocka_unit_test(an_owner_that_cannot_be_given_is_said_before_there_is_a_file),
         cmocka_unit_test(without_nameless_files_a_hidden_name_does),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
