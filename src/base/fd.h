@@ -5,6 +5,7 @@
 #ifndef NVKEEP_BASE_FD_H
 #define NVKEEP_BASE_FD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -23,6 +24,9 @@ ssize_t fd_read_full(int fd, void *buf, size_t n) MUST_CHECK;
 
 /* Writes n bytes to a pipe, socket or file. Returns 0, or -1 with errno. */
 int fd_write_full(int fd, const void *buf, size_t n) MUST_CHECK;
+
+/* Do the two lead to the same file, or would they if it were made now? */
+bool fd_same_file(const char *a, const char *b) MUST_CHECK;
 
 /* Makes durable what names there are in the directory that `path` is in. Returns 0, or -1 with
  * errno. */

@@ -10,7 +10,7 @@ int compat_run_as(const char *name, struct err *e)
     char buf[100], *end = NULL;
     const struct passwd *user = getpwnam(name);
     unsigned long uid = strtoul(name, &end, 10);
-    if (!user && *name && !*end)
+    if (!user && *name >= '0' && *name <= '9' && !*end && uid < (uid_t)-1)
         user = getpwuid((uid_t)uid);
     if (!user)
         return err_set(e, ERR_USAGE, "--runas: User '%s' does not exist.",

@@ -393,6 +393,8 @@ static int check_serving(struct emulator_args *a, struct err *e)
     p->o.image = a->image.place.image;
     p->o.only_this_device = true;
     p->key_fd = a->image.key.fd;
+    if (a->image.key.kind == KEY_SOURCE_NONE)
+        p->key_file = a->image.place.key_file;
     /* The two keys may come from one file. */
     if (path_of(&a->image.key) && (!path_of(&p->migration_key) ||
                                    strcmp(path_of(&a->image.key), path_of(&p->migration_key)) != 0))

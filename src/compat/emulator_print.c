@@ -89,16 +89,15 @@ static int size_of_file(const char *path, struct sizes *ret, struct err *e)
     return 0;
 }
 
-/* Without a claim: somebody may be running on it. */
+/* Without a claim: somebody may be running on it. Without a key nothing can be said about it: it
+ * may be an image that waits for its TPM, or not ours. */
 static int sizes_in_image(struct compat_image *i, struct sizes *ret, struct err *e)
 {
     OWNED(image_file) file = NULL;
     OWNED(image) image = NULL;
     OWNED(store_look) look = NULL;
     size_t n;
-    if (compat_image_find_key(i, e) < 0)
-        return e->kind == ERR_KEY_MISSING ? size_of_file(i->place.image, ret, e) : -1;
-    if (image_file_open(i->place.image, &file, e) < 0 ||
+    if (compat_image_find_key(i, e) < 0 || image_file_open(i->place.image, &file, e) < 0 ||
         image_unlock(&file, i->pass, i->pass_bytes, NULL, &image, e) < 0 ||
         image_look(image, &look, e) < 0)
         return -1;

@@ -8,6 +8,7 @@
 
 #include "src/compat/compat_user.h"
 #include "src/compat/setup_make.h"
+#include "src/compat/setup_state.h"
 #include "src/serve/harden.h"
 #include "src/serve/json_in.h"
 
@@ -100,7 +101,8 @@ static int make(const struct setup_args *args, struct setup_log *log, mode_t cal
     /* First, while it can be read for certain: it is the machine's, not the user's. */
     if (compat_policy_read(&policy, e) < 0 ||
         (args->run_as && compat_run_as(args->run_as, e) < 0) ||
-        (args->log_file && setup_log_open(args->log_file, log, e) < 0) ||
+        (args->log_file &&
+         (setup_state_check_log(args, e) < 0 || setup_log_open(args->log_file, log, e) < 0)) ||
         check_certificate_dir(args->certificate_dir, e) < 0 ||
         setup_config_read(args->config, &config, e) < 0)
         return -1;

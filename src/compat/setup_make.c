@@ -107,15 +107,18 @@ static int reconfigure(struct compat_image *image, const struct manufacture *m, 
     return r;
 }
 
-/* What is there stays claimed from before the first command to the commit. */
+/* What is there stays claimed from before the first command to the commit, and is left alone where
+ * the files of certificates cannot be written. */
 static int author(struct compat_image *image, enum compat_found found, const struct manufacture *m,
-                  struct err *e)
+                  const char *certificate_dir, struct setup_signer *signer, struct err *e)
 {
     OWNED(store) store = NULL;
     struct tpm_blobs blobs = {{NULL}, {0}};
     if (found == FOUND_IMAGE && setup_state_open(image, &store, e) < 0)
         return -1;
     int r = manufacture(m, &blobs, e);
+    if (r == 0 && certificate_dir)
+        r = setup_signer_write(signer, certificate_dir, e);
     if (r == 0 && !store)
         r = compat_image_first_key(image, e);
     if (r == 0)
@@ -140,9 +143,10 @@ static bool makes_nothing(const struct setup_args *a)
 static int leave_alone(const struct setup_args *args, struct compat_image *image,
                        const struct setup_log *log, struct err *e)
 {
+    bool holds_tpm;
     if (e->kind != ERR_LOCKED || !makes_nothing(args))
         return -1;
-    if (setup_state_verify(image, e) < 0)
+    if (setup_state_verify(image, &holds_tpm, e) < 0)
         return -1;
     setup_tell(log, "Not overwriting existing state file: it is in use, and is left for a "
                     "migration.");
@@ -172,13 +176,15 @@ static int work(const struct setup_args *args, struct compat_image *image, enum 
                 const struct setup_config *config, struct setup_signer *signer, struct err *e)
 {
     struct manufacture m = {0};
-    if (plan(args, config, signer, &m, e) < 0)
-        return -1;
-    int r = args->reconfigure ? reconfigure(image, &m, e) : author(image, found, &m, e);
+    int r = plan(args, config, signer, &m, e);
+    if (r == 0)
+        r = args->reconfigure ? reconfigure(image, &m, e)
+                              : author(image, found, &m, args->certificate_dir, signer, e);
+    wipe(&m, sizeof(m)); /* hashes of passwords */
     if (r < 0)
         return leave_alone(args, image, signer->log, e);
-    if (args->certificate_dir && setup_signer_write(signer, args->certificate_dir, e) < 0)
-        return -1;
+    if (setup_signer_publish(signer, e) < 0)
+        return err_prefix(e, "the TPM was made, and its certificates are in it");
     setup_tell(signer->log, "Successfully authored TPM state.");
     return 0;
 }
@@ -187,14 +193,20 @@ static int work(const struct setup_args *args, struct compat_image *image, enum 
 static int decide(const struct setup_args *args, struct compat_image *image,
                   enum compat_found found, const struct setup_log *log, struct err *e)
 {
+    bool holds_tpm;
     if (args->reconfigure && found != FOUND_IMAGE)
         return err_set(e, ERR_STATE_EMPTY, "there is no TPM state that could be reconfigured");
     if (args->reconfigure || found != FOUND_IMAGE || args->overwrite)
         return 0;
     if (!args->not_overwrite)
         return err_set(e, ERR_USAGE, "Found existing TPM state 'permall'.");
-    if (setup_state_verify(image, e) < 0 ||
-        setup_tell_first(log, e, "Not overwriting existing state file.") < 0)
+    if (setup_state_verify(image, &holds_tpm, e) < 0)
+        return -1;
+    if (!holds_tpm)
+        return err_set(e, ERR_STATE_EMPTY,
+                       "the image is there and holds no TPM: it waits for a migration to bring "
+                       "one; --overwrite makes a new one");
+    if (setup_tell_first(log, e, "Not overwriting existing state file.") < 0)
         return -1;
     return 1;
 }
@@ -231,5 +243,6 @@ int setup_make(const struct setup_args *args, const struct setup_config *config,
     if (r == 0)
         r = make(args, &image, config, &signer, ret_advice, e);
     compat_image_clear(&image);
+    setup_signer_clear(&signer);
     return r;
 }

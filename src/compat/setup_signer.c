@@ -1,8 +1,9 @@
 #include "src/compat/setup_signer.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -229,15 +230,17 @@ static void keep(struct setup_signer *s, const struct certificate_request *reque
     memcpy(s->kept[s->n_kept++].der, der, n);
 }
 
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *at)
+{
+    (void)st, (void)flag, (void)at;
+    (void)remove(path);
+    return 0;
+}
+
 /* Whatever it left there. */
 static void remove_dir(const char *dir)
 {
-    DIR *d = opendir(dir);
-    for (struct dirent *entry; d && (entry = readdir(d));)
-        (void)unlinkat(dirfd(d), entry->d_name, 0);
-    if (d)
-        closedir(d);
-    (void)rmdir(dir);
+    (void)nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *ret,
@@ -271,18 +274,49 @@ int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *re
     return 0;
 }
 
-int setup_signer_write(const struct setup_signer *s, const char *dir, struct err *e)
+/* Whole, without a name; what has the name keeps it until then, with whatever links to it. */
+static int write_new(const char *path, const uint8_t *der, size_t n, struct blk_new **ret,
+                     struct err *e)
 {
-    char buf[200], name[40];
-    OWNED_FD at = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (at < 0)
-        return err_sys(e, ERR_USAGE, errno, "cannot open %s",
-                       err_quote(buf, sizeof(buf), dir, strlen(dir)));
+    OWNED(blk_new) file = NULL;
+    char buf[200];
+    struct stat was;
+    bool is_there = lstat(path, &was) == 0;
+    if (is_there && !S_ISREG(was.st_mode))
+        return err_set(e, ERR_USAGE, "cannot write %s: it is there, and is no regular file",
+                       err_quote(buf, sizeof(buf), path, strlen(path)));
+    if ((is_there ? blk_create_over(path, n, &was, &file, e) : blk_create(path, n, &file, e)) < 0 ||
+        blk_write(blk_new_rw(file), (struct host){0}, der, n, e) < 0)
+        return -1;
+    *ret = MOVE(file);
+    return 0;
+}
+
+int setup_signer_write(struct setup_signer *s, const char *dir, struct err *e)
+{
+    char path[PATH_MAX];
     for (size_t i = 0; i < s->n_kept; i++) {
-        (void)snprintf(name, sizeof(name), "ek-%s.crt", made_key_facts(s->kept[i].key)->file_name);
-        OWNED_FD fd = openat(at, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0640);
-        if (fd < 0 || fd_write_full(fd, s->kept[i].der, s->kept[i].bytes) < 0)
-            return err_sys(e, ERR_STORAGE, errno, "cannot write %s", name);
+        int n = snprintf(path, sizeof(path), "%s/ek-%s.crt", dir,
+                         made_key_facts(s->kept[i].key)->file_name);
+        if (n < 0 || (size_t)n >= sizeof(path))
+            return err_set(e, ERR_USAGE, "--write-ek-cert-files: the path is too long");
+        if (write_new(path, s->kept[i].der, s->kept[i].bytes, &s->kept[i].file, e) < 0)
+            return -1;
     }
     return 0;
+}
+
+int setup_signer_publish(struct setup_signer *s, struct err *e)
+{
+    for (size_t i = 0; i < s->n_kept; i++)
+        if (s->kept[i].file && blk_publish(&s->kept[i].file, e) < 0)
+            return -1;
+    return 0;
+}
+
+void setup_signer_clear(struct setup_signer *s)
+{
+    for (size_t i = 0; i < s->n_kept; i++)
+        blk_new_free(MOVE(s->kept[i].file));
+    s->n_kept = 0;
 }

@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include "backend/blk.h"
 #include "src/compat/setup_config.h"
 #include "src/make/manufacture.h"
 
@@ -24,6 +25,7 @@ struct setup_signer {
         enum made_key key;
         size_t bytes;
         uint8_t der[CERTIFICATE_MAX_BYTES];
+        struct blk_new *file; /* owned; written, and not published yet */
     } kept[SIGNED_MAX];
     size_t n_kept;
 };
@@ -32,7 +34,10 @@ struct setup_signer {
 int setup_sign(void *ctx, const struct certificate_request *request, uint8_t *ret,
                size_t *ret_bytes, struct err *e) MUST_CHECK;
 
-/* dir/ek-rsa2048.crt and so on; what is there is replaced. */
-int setup_signer_write(const struct setup_signer *s, const char *dir, struct err *e) MUST_CHECK;
+/* dir/ek-rsa2048.crt and so on: written before anything is committed, and then given their names;
+ * a regular file that is there is replaced. */
+int setup_signer_write(struct setup_signer *s, const char *dir, struct err *e) MUST_CHECK;
+int setup_signer_publish(struct setup_signer *s, struct err *e) MUST_CHECK;
+void setup_signer_clear(struct setup_signer *s);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "backend/image.h"
 #include "migration/custody.h"
+#include "src/base/fd.h"
 
 enum { QUOTED_BYTES = 300 };
 
@@ -77,6 +78,22 @@ int setup_state_name(const struct setup_args *args, struct compat_image *ret, st
     return name_place(args, &ret->place, e) < 0 ? -1 : name_key(args, &ret->key, e);
 }
 
+/* Nobody's log: the image, or what opens it. */
+int setup_state_check_log(const struct setup_args *args, struct err *e)
+{
+    struct compat_image i = {.key = {.fd = -1}};
+    char buf[QUOTED_BYTES];
+    int r = setup_state_name(args, &i, e);
+    const char *const taken[] = {i.place.image, i.place.key_file, i.place.old,
+                                 i.key.kind == KEY_SOURCE_FILE ? i.key.value : NULL};
+    for (size_t k = 0; r == 0 && k < ARRAY_LEN(taken); k++)
+        if (taken[k] && fd_same_file(taken[k], args->log_file))
+            r = err_set(e, ERR_USAGE, "--logfile: %s is the state or its key",
+                        quoted(buf, args->log_file));
+    compat_image_clear(&i);
+    return r;
+}
+
 /* --- an image that is there --- */
 
 static int check_device(const struct compat_image *i, enum device_kind found, struct err *e)
@@ -88,13 +105,15 @@ static int check_device(const struct compat_image *i, enum device_kind found, st
                    quoted(buf, i->place.image), found == DEVICE_TPM20 ? "2.0" : "1.2");
 }
 
-int setup_state_verify(struct compat_image *i, struct err *e)
+int setup_state_verify(struct compat_image *i, bool *ret_holds_tpm, struct err *e)
 {
     struct image_report report;
     if (compat_image_find_key(i, e) < 0 ||
-        image_verify(i->place.image, i->pass, i->pass_bytes, false, NULL, &report, e) < 0)
+        image_verify(i->place.image, i->pass, i->pass_bytes, false, NULL, &report, e) < 0 ||
+        check_device(i, report.facts.device, e) < 0)
         return -1;
-    return check_device(i, report.facts.device, e);
+    *ret_holds_tpm = report.holds_tpm;
+    return 0;
 }
 
 int setup_state_open(struct compat_image *i, struct store **ret, struct err *e)

@@ -14,8 +14,12 @@
 int setup_state_name(const struct setup_args *args, struct compat_image *ret,
                      struct err *e) MUST_CHECK;
 
-/* Does the key open the image, and is it of that kind? Reads alone, also what a daemon holds. */
-int setup_state_verify(struct compat_image *i, struct err *e) MUST_CHECK;
+/* The log is written to: it is not the image, the file of its key, or swtpm's state. */
+int setup_state_check_log(const struct setup_args *args, struct err *e) MUST_CHECK;
+
+/* Does the key open the image, and is it of that kind? Reads alone, also what a daemon holds.
+ * false: it waits for a migration to bring a TPM. */
+int setup_state_verify(struct compat_image *i, bool *ret_holds_tpm, struct err *e) MUST_CHECK;
 
 /* An image that is there, claimed. ERR_LOCKED comes before a passphrase is stretched. */
 int setup_state_open(struct compat_image *i, struct store **ret, struct err *e) MUST_CHECK;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "src/base/fd.h"
 #include "src/cli/cli_daemon.h"
 
 void serve_plan_init(struct serve_plan *p)
@@ -68,14 +69,6 @@ static int check_sockets(const struct serve_plan *p, struct err *e)
     return 0;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    if (stat(a, &x) < 0 || stat(b, &y) < 0)
-        return strcmp(a, b) == 0;
-    return x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* Log and pid file are written to: never over the image or its key, by whatever name. */
 static int check_files(const struct serve_plan *p, struct err *e)
 {
@@ -91,7 +84,7 @@ static int check_files(const struct serve_plan *p, struct err *e)
     char buf[200];
     for (size_t i = 0; i < ARRAY_LEN(used); i++)
         for (size_t j = i + 1; j < ARRAY_LEN(used); j++)
-            if (used[i].path && used[j].path && same_file(used[i].path, used[j].path))
+            if (used[i].path && used[j].path && fd_same_file(used[i].path, used[j].path))
                 return err_set(e, ERR_USAGE, "%s and %s are the same file, %s", used[i].name,
                                used[j].name,
                                err_quote(buf, sizeof(buf), used[j].path, strlen(used[j].path)));

@@ -103,6 +103,33 @@ untouched f/* -- 1 'is for a TPM 1.2' --tpm2 --tpm-state "file://$dir/f/other" -
 rm f/other f/other.key
 [ "$(find d -name 'tpm-00.*' | wc -l)" = 2 ] || fail "the TPM 1.2 is not beside the other"
 
+# --- a log is neither the image nor what opens it ---
+for log in tpm2-00.key tpm2-00.qcow2; do
+    untouched d/* -- 1 'is the state or its key' --tpm2 --tpm-state d --not-overwrite --logfile d/$log
+done
+expect 1 'is the state or its key' --tpm2 --tpm-state "file://$dir/f/new" --logfile f/../f/new.key
+expect 1 'is the state or its key' --tpm2 --tpm-state f --keyfile pass --logfile ./pass
+[ "$(ls -A f)$(cat pass)" = 'a passphrase' ] || fail "a log where a key belongs"
+for log in "--log file=d/tpm2-00.key,truncate" "--pid file=d/./tpm2-00.key" "--log file=f/tpm2-00.key"; do
+    state=${log#*file=} && state=${state%%/*}
+    before=$(sum d/*)
+    # shellcheck disable=SC2086
+    timeout 20 "${setup%_setup}" socket --tpm2 --tpmstate "dir=$state" --ctrl type=unixio,path=lg.s $log >out 2>err && fail "served: $log"
+    grep -q 'are the same file' err || fail "does not say why: $log"
+    [ "$before" = "$(sum d/*)" ] || fail "changed: $log"
+    [ -z "$(ls -A f)" ] || fail "made: $log"
+    n=$((n + 1))
+done
+# An image that waits for a migration is no TPM. Without its key nothing is said about what is in it.
+"$NVKEEP" create --incoming f/tpm2-00.qcow2 --key file=pass >out 2>err || fail "no empty image"
+expect 1 'holds no TPM' --tpm2 --tpm-state f --pwdfile pass --not-overwrite
+timeout 20 "${setup%_setup}" socket --tpm2 --tpmstate dir=f --print-states >out 2>err && fail "states without a key"
+[ ! -s out ] || fail "states that nobody can know"
+grep -q 'no key was given' err || fail "does not say that there is no key"
+rm f/tpm2-00.qcow2
+[ "$(id -u)" != 0 ] || expect 1 "User '4294967296' does not exist" --tpm2 --tpm-state f --runas 4294967296
+[ -z "$(ls -A f)" ] || fail "made as somebody else"
+
 # --- a passphrase: wrong, missing, of another kind ---
 expect 0 '' --tpm2 --tpm-state p --pwdfile pass --logfile log
 grep -q 'Successfully authored' log || fail "nothing in the log file"
@@ -259,12 +286,13 @@ sleeps)
     ;;
 large) head -c 5000 /dev/zero >"$2/ek.cert" ;;
 none) : ;;
+deep) mkdir -p "$2/a/b"; printf 'a certificate' >"$2/a/b/c"; exit 1 ;;
 fails) printf 'a certificate' >"$2/ek.cert"; exit 1 ;;
 esac
 EOF
 chmod +x signer
 printf 'create_certs_tool = %s/signer # comment\ncreate_certs_tool_config = C\ncreate_certs_tool_options=O\nactive_pcr_banks = sha512\n' "$dir" >conf
-for how in none fails large; do
+for how in none fails large deep; do
     echo $how >mode
     expect 1 'certificate' --tpm2 --tpm-state c --create-ek-cert --config conf --write-ek-cert-files w
     [ -z "$(find c w -type f)" ] || fail "$how: something is left: $(find c w -type f)"
@@ -277,6 +305,17 @@ expect 0 'Successfully activated PCR banks sha512 among' --tpm2 --tpm-state c --
 [ "$(wc -l <calls)" = 3 ] || fail "calls of the signer"
 grep -q -- '--vmid a vm --tpm-spec-family 2.0 --tpm-spec-level .* --tpm-manufacturer id:.* --tpm2 --configfile C --optsfile O$' calls ||
     fail "the signer's command line: $(cut -c 1-60 calls)"
+# Certificates that have no place, and the TPM stays. [S1.12, S1.13]
+mkdir x x/ek-rsa2048.crt y y.dir
+mkfifo y/ek-rsa2048.crt
+echo theirs >y.dir/theirs && ln y.dir/theirs y.dir/ek-rsa2048.crt
+for w in x y; do
+    untouched c/* -- 1 'ek-rsa2048.crt: it is there, and is no regular file' --tpm2 --tpm-state c --create-ek-cert --config conf --write-ek-cert-files $w --overwrite
+done
+expect 0 'Successfully authored' --tpm2 --tpm-state c --create-ek-cert --config conf --write-ek-cert-files y.dir --overwrite
+[ "$(cat y.dir/theirs y.dir/ek-rsa2048.crt)" = 'theirs
+a certificate' ] || fail "written through a link"
+[ "$(find y.dir -type f | wc -l)" = 3 ] || fail "left in y.dir: $(ls -A y.dir)"
 expect 0 'Successfully took ownership' --tpm-state c --take-ownership --create-ek-cert --config conf --lock-nvram
 
 # What it is given: the caller's umask, none of its files, nobody's groups but the user's, and two
