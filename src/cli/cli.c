@@ -104,7 +104,7 @@ static int run_command(const struct cli_args *args, struct cli_run *run, struct 
             if (run->made[i])
                 (void)unlink(run->made[i]);
         if (run->made_state)
-            swtpm_target_remove(run->made_state);
+            swtpm_target_remove(run->made_state, run->made_state_inside);
         return -1;
     }
     return 0;

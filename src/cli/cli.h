@@ -35,6 +35,7 @@ struct cli_run {
     int signal;             /* out: the signal that interrupted it; the program ends by it */
     const char *made[2];    /* out: new files, removed when the report of them cannot be written */
     const char *made_state; /* out: the same for a new state of swtpm's */
+    bool made_state_inside; /* a directory that was there; it stays, empty */
 };
 
 /* The whole program. Returns the exit code. */

@@ -89,6 +89,7 @@ int cmd_export(struct cli_run *run, struct err *e)
         (a->text[OPT_TARGET_KEY] &&
          swtpm_key_read_cipher("target-key", source, &target_key, e) < 0))
         return -1;
+    run->made_state_inside = access(to.path, F_OK) == 0;
     int r = convert(run, &to, target_key, &state, e);
     if (r == 0) {
         run->made_state = name;

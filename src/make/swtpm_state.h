@@ -49,10 +49,11 @@ int swtpm_source_read(const struct swtpm_source *s, const enum device_kind *want
 
 /* ERR_USAGE: there is something already (an empty directory is nothing). */
 int swtpm_target_is_free(const struct swtpm_place *place, struct err *e) MUST_CHECK;
-/* key: NULL: in clear. Modes 0700 and 0600. Durable on return. */
+/* key: NULL: in clear. Modes 0700 and 0600, or owner and mode of the empty directory whose place it
+ * takes. Durable on return. */
 int swtpm_target_write(const struct swtpm_place *place, const struct swtpm_state *state,
                        const struct migration_key *key, struct err *e) MUST_CHECK;
-/* What was written under this name is taken away again. */
-void swtpm_target_remove(const char *name);
+/* What was written under this name is taken away again; keep_directory: all but the directory. */
+void swtpm_target_remove(const char *name, bool keep_directory);
 
 #endif

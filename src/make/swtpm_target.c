@@ -85,34 +85,51 @@ static int write_store(const struct swtpm_place *place, const struct tpm_blobs *
 
 /* ---- a directory: made beside its place, and moved there whole ---- */
 
-static int write_file(int dir, const char *name, const struct secret *p, size_t n, struct err *e)
+/* like: an empty directory whose place is taken, made in advance so that it has an owner; NULL:
+ * there is none. */
+static int give_owner(int fd, const struct stat *like)
+{
+    struct stat st;
+    if (!like)
+        return 0;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    return st.st_uid == like->st_uid && st.st_gid == like->st_gid
+               ? 0
+               : fchown(fd, like->st_uid, like->st_gid);
+}
+
+static int write_file(int dir, const char *name, const struct secret *p, size_t n,
+                      const struct stat *like, struct err *e)
 {
     OWNED_FD fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || fd_write_full(fd, secret_peek(p), n) < 0 || fsync(fd) < 0)
+    if (fd < 0 || give_owner(fd, like) < 0 || fd_write_full(fd, secret_peek(p), n) < 0 ||
+        fsync(fd) < 0)
         return err_sys(e, ERR_STORAGE, errno, "cannot write %s", name);
     return 0;
 }
 
 static int fill_directory(int dir, enum device_kind device, const struct tpm_blobs *files,
-                          struct err *e)
+                          const struct stat *like, struct err *e)
 {
     for (size_t i = 0; i < N_TPM_BLOBS; i++) {
         char name[SWTPM_NAME_BYTES];
         swtpm_file_name(device, (enum blob_kind)(i + 1), name);
-        if (files->blob[i] && write_file(dir, name, files->blob[i], files->n[i], e) < 0)
+        if (files->blob[i] && write_file(dir, name, files->blob[i], files->n[i], like, e) < 0)
             return -1;
     }
+    if (give_owner(dir, like) < 0 || (like && fchmod(dir, like->st_mode & 07777) < 0))
+        return err_sys(e, ERR_STORAGE, errno, "cannot give the directory the owner that it had");
     return fsync(dir) == 0 ? 0 : err_sys(e, ERR_STORAGE, errno, "cannot make it durable");
 }
 
-static void remove_directory(const char *path, int dir, enum device_kind device)
+static void remove_files(int dir, enum device_kind device)
 {
     for (size_t i = 0; dir >= 0 && i < N_TPM_BLOBS; i++) {
         char name[SWTPM_NAME_BYTES];
         swtpm_file_name(device, (enum blob_kind)(i + 1), name);
         (void)unlinkat(dir, name, 0);
     }
-    (void)rmdir(path);
 }
 
 /* Onto nothing, or onto an empty directory: rename() replaces no other. */
@@ -141,14 +158,18 @@ static int write_directory(const struct swtpm_place *place, enum device_kind dev
     if (parent < 0 || !mkdtemp(made))
         return err_sys(e, err_kind_of_path(errno), errno, "cannot make a directory in %s",
                        quoted(buf, parent_name));
+    struct stat was;
+    bool is_there = lstat(place->path, &was) == 0;
     OWNED_FD dir = open(made, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int r = dir < 0 ? err_sys(e, ERR_STORAGE, errno, "cannot open the new directory")
-                    : fill_directory(dir, device, files, e);
+                    : fill_directory(dir, device, files, is_there ? &was : NULL, e);
     if (r == 0)
         r = publish(made, place, parent, e);
-    if (r < 0)
-        remove_directory(made, dir, device);
-    return r;
+    if (r == 0)
+        return 0;
+    remove_files(dir, device);
+    (void)rmdir(made);
+    return -1;
 }
 
 int swtpm_target_write(const struct swtpm_place *place, const struct swtpm_state *state,
@@ -167,7 +188,7 @@ int swtpm_target_write(const struct swtpm_place *place, const struct swtpm_state
     return r;
 }
 
-void swtpm_target_remove(const char *name)
+void swtpm_target_remove(const char *name, bool keep_directory)
 {
     struct swtpm_place place;
     struct err ignored;
@@ -178,6 +199,8 @@ void swtpm_target_remove(const char *name)
         return;
     }
     OWNED_FD dir = open(place.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    remove_directory(place.path, dir, DEVICE_TPM20);
-    remove_directory(place.path, dir, DEVICE_TPM12);
+    remove_files(dir, DEVICE_TPM20);
+    remove_files(dir, DEVICE_TPM12);
+    if (!keep_directory)
+        (void)rmdir(place.path);
 }

@@ -206,6 +206,15 @@ done
 [ "$(stat -c %a target target/$permall)" = $'700\n600' ] || fail "modes of what was exported"
 done_right export image empty --key file=pass --target-key pwdfile=pass
 [ "$(od -An -tx1 -N6 empty/$permall)" = ' 02 01 00 0a 00 01' ] || fail "it is not encrypted"
+# An empty directory that is there says who the state is for, and stays where it is given up.
+mkdir -m 750 given
+[ "$(id -u)" != 0 ] || chown nobody given
+before=$(stat -c '%U %a' given)
+"$NVKEEP" export image given --key file=pass --plaintext >/dev/full 2>err && fail "no failure"
+[ "$before" = "$(stat -c '%U %a' given)" ] || fail "another directory"
+[ -z "$(ls -A given)" ] || fail "left in the directory: $(ls -A given)"
+done_right export image given --key file=pass --plaintext
+[ "$before ${before% *} 600" = "$(stat -c '%U %a' given) $(stat -c '%U %a' given/$permall)" ] || fail "owner and modes of what was exported"
 
 # What is in the directory is durable before the directory has its name, and that is then, too.
 ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 strace -y -o trace -e trace=fsync,rename,renameat2 \
