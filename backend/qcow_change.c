@@ -121,7 +121,7 @@ static int add_refs(struct qcow_change *c, uint32_t cluster, int change, struct 
 {
     struct qcow_image *img = c->img;
     unsigned order = img->header.refcount_order;
-    uint64_t block, n = per_block(img), per_sector = SECTOR_BYTES * 8 >> order;
+    uint64_t block = 0, n = per_block(img), per_sector = SECTOR_BYTES * 8 >> order;
     if (block_of(c, cluster / n, &block, e) < 0)
         return -1;
     uint64_t i = cluster % n;
@@ -164,7 +164,7 @@ static uint64_t find_free(const struct qcow_image *img, uint64_t n)
 static int count_lacking(struct qcow_change *c, uint64_t first, uint64_t n, uint64_t *ret,
                          struct err *e)
 {
-    uint64_t block;
+    uint64_t block = 0;
     *ret = 0;
     for (uint64_t r = first / per_block(c->img); r <= (first + n - 1) / per_block(c->img); r++) {
         if (block_of(c, r, &block, e) < 0)

@@ -21,7 +21,7 @@ one_file()
     # They are found by LeakSanitizer, which every test runs under in the sanitizer build.
     clang-tidy -p "$NVKEEP_BUILD" --quiet --extra-arg=-Wno-unknown-warning-option \
         "${extra[@]}" "$1" 2>/dev/null |
-        grep -E '(warning|error): ' | grep -v 'Potential leak of memory' | sort -u
+        grep -E '(warning|error): ' | grep -vE 'Potential (leak of memory|memory leak)' | sort -u
 }
 
 wanted()
