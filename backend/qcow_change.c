@@ -223,7 +223,7 @@ static int add_blocks(struct qcow_change *c, uint64_t first, uint64_t n, uint64_
                       struct err *e)
 {
     struct qcow_image *img = c->img;
-    uint64_t at = first, block;
+    uint64_t at = first, block = 0;
     bool counted;
     for (uint64_t r = first / per_block(img); r <= last / per_block(img); r++) {
         if (block_of(c, r, &block, e) < 0)

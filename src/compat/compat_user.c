@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdint.h>
 #include <string.h>
 
 int compat_run_as(const char *name, struct err *e)
@@ -10,7 +11,7 @@ int compat_run_as(const char *name, struct err *e)
     char buf[100], *end = NULL;
     const struct passwd *user = getpwnam(name);
     unsigned long uid = strtoul(name, &end, 10);
-    if (!user && *name >= '0' && *name <= '9' && !*end && uid < (uid_t)-1)
+    if (!user && *name >= '0' && *name <= '9' && !*end && uid < UINT32_MAX)
         user = getpwuid((uid_t)uid);
     if (!user)
         return err_set(e, ERR_USAGE, "--runas: User '%s' does not exist.",

@@ -9,7 +9,7 @@
  *   reference sector and in the envelope, to tell another key from damage.
  * - block_cbc_decrypt: the last 32 bytes, where the padding of swtpm's layer is. Its MAC was found
  *   right before, so nobody can try paddings; and the length of the content is no secret.
- * - fd_write_full: what goes into the new key file is written there on purpose.
+ * - blk_write: what goes into the new key file is written there on purpose.
  *
  * And by the cases themselves: the length of a key or passphrase; the first two and the last
  * character of a migration key in hex (is there an 0x, does white space follow); the last byte of a
@@ -24,6 +24,7 @@
 
 #include <valgrind/memcheck.h>
 
+#include "backend/blk.h"
 #include "tests/crypto/helpers.h"
 
 static inline void hide(const void *p, size_t n)
@@ -94,12 +95,12 @@ int __wrap_random_bytes(void *ret, size_t n, struct err *e)
     return r;
 }
 
-int __real_fd_write_full(int fd, const void *p, size_t n);
-int __wrap_fd_write_full(int fd, const void *p, size_t n);
-int __wrap_fd_write_full(int fd, const void *p, size_t n)
+int __real_blk_write(struct blk_rw *w, struct host at, const void *p, size_t n, struct err *e);
+int __wrap_blk_write(struct blk_rw *w, struct host at, const void *p, size_t n, struct err *e);
+int __wrap_blk_write(struct blk_rw *w, struct host at, const void *p, size_t n, struct err *e)
 {
     show(p, n);
-    int r = __real_fd_write_full(fd, p, n);
+    int r = __real_blk_write(w, at, p, n, e);
     hide(p, n);
     return r;
 }
