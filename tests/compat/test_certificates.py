@@ -659,9 +659,10 @@ def without_any_configuration_there_is_an_authority_of_ones_own(test):
     script = (f"mount -t tmpfs none /etc && mount --bind {mine.path('varlib')} /var/lib && "
               f"HOME={home} {mine.tools}/swtpm_setup --tpm2 --tpm-state {mine.path('state')} "
               f"--create-ek-cert --create-platform-cert --write-ek-cert-files {mine.path('state')}")
-    if run(["unshare", "-r", "-m", "true"]).rc != 0:
-        raise Skip("unshare -r -m does not work here")
-    done = run(["unshare", "-r", "-m", "sh", "-c", script], timeout=WAIT,
+    apart = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
+    if run([*apart, "true"]).rc != 0:
+        raise Skip(f"{' '.join(apart)} does not work here")
+    done = run([*apart, "sh", "-c", script], timeout=WAIT,
                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": mine.folder})
     test.equal(done.rc, 0, f"{done.out}{done.err}")
     shutil.copytree(mine.path("varlib/swtpm-localca"), mine.path("ca"))  # root there
