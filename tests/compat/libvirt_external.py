@@ -110,6 +110,8 @@ def migration(pair):
 def migration_shared(pair):
     """One image, two daemons."""
     first = Daemon(pair.here, "one")
+    # The socket is there before the image that a first start makes.
+    wait_until("the image", lambda: os.path.exists(os.path.join(first.state, "tpm2-00.qcow2")), 60)
     second = Daemon(pair.there, "two", first.state, ("--migration", "incoming"))
     pair.backends = [external(first.ctrl), external(second.ctrl)]
     pair.begin()

@@ -117,7 +117,7 @@ class Running:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise Failure("the daemon did not end") from None
+            raise Failure(f"{self.process.args[0]} did not end") from None
 
 
 class Control:
