@@ -292,6 +292,12 @@ def control_sockets_are_served_alike(test):
 
 
 def signals_end_it_alike(test):
+    # Whoever starts this in the background has SIGINT ignored, nohup SIGHUP, and children inherit that;
+    # not what is handled.
+    for name in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(name) == signal.SIG_IGN:
+            signal.signal(name, lambda *_: sys.exit(1))
+
     def ask(side, answers):
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             daemon = side.emulator("--pid", "file=pid", ctrl=name)
